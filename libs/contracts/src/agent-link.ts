@@ -1,0 +1,223 @@
+/**
+ * What the gateway asks the services on behalf of agents. Agents never speak NATS; an agent's
+ * identity here is what its certificate said, never what its message said.
+ */
+import { z } from 'zod';
+import { limits } from './limits.ts';
+import { agentEventKind } from './monitoring.ts';
+import { internalCall } from './operation.ts';
+
+const uuid = z.uuid();
+/** Milliseconds since 1970, by the database's clock. */
+const databaseMs = z.number();
+
+/** One certificate's holder. Ids are uuids. */
+export const agentIdentity = z.object({
+  organizationId: uuid,
+  agentId: uuid,
+  serialNumber: z.string().max(64),
+});
+export type AgentIdentity = z.infer<typeof agentIdentity>;
+
+/** Facts that change rarely travel with a beat only when they changed or on the first beat. */
+export const agentFacts = z.object({
+  version: z.string().max(64),
+  hostname: z.string().max(255),
+  platform: z.string().max(64),
+  architecture: z.string().max(64),
+  runtime: z.string().max(64),
+});
+export type AgentFacts = z.infer<typeof agentFacts>;
+
+export const beat = z.object({
+  organizationId: uuid,
+  agentId: uuid,
+  bootId: uuid,
+  sequence: z.number().int().nonnegative(),
+  health: z.enum(['healthy', 'degraded', 'failing']),
+  policySetVersion: z.number().int().nullable(),
+  facts: agentFacts.nullable(),
+});
+export type Beat = z.infer<typeof beat>;
+
+/**
+ * One batch of beats of one gateway; an empty one is the gateway's tick. An acknowledged batch
+ * proves that the gateway could hear up to now.
+ */
+export const recordBeats = internalCall('monitoring', 'beats', {
+  callers: ['gateway'],
+  input: z.object({
+    gatewayId: uuid,
+    /** Counts the batches and ticks of this gateway. */
+    number: z.number().int().nonnegative(),
+    beats: z.array(beat).max(limits.agentBatchMax),
+  }),
+  output: z.object({
+    /** By position in the batch. `unknown`: not in the registry any more. */
+    results: z.array(
+      z.object({
+        outcome: z.enum(['recorded', 'unknown']),
+        intervalMs: z.number().int(),
+        assignedPolicySetVersion: z.number().int().nullable(),
+      }),
+    ),
+    databaseMs,
+  }),
+});
+
+/** The gateway says that it stops hearing on purpose: agents are asked to go elsewhere. */
+export const gatewayDrained = internalCall('monitoring', 'gateway-drained', {
+  callers: ['gateway'],
+  input: z.object({ gatewayId: uuid }),
+  output: z.object({}),
+});
+
+/** An agent said goodbye, or one identity was seen with two boot ids at once. */
+export const agentSignals = internalCall('monitoring', 'agent-signals', {
+  callers: ['gateway'],
+  input: z.object({
+    gatewayId: uuid,
+    goodbyes: z
+      .array(z.object({ organizationId: uuid, agentId: uuid, bootId: uuid }))
+      .max(limits.agentBatchMax),
+    supersessions: z
+      .array(
+        z.object({
+          organizationId: uuid,
+          agentId: uuid,
+          oldBootId: uuid,
+          newBootId: uuid,
+        }),
+      )
+      .max(limits.agentBatchMax),
+  }),
+  output: z.object({}),
+});
+
+/** A retained message of an agent. `(agent, bootId, sequence)` is unique; a replay changes nothing. */
+export const retainedEvent = z.object({
+  organizationId: uuid,
+  agentId: uuid,
+  bootId: uuid,
+  sequence: z.number().int().nonnegative(),
+  kind: agentEventKind,
+  occurredAtMs: z.number().int(),
+  details: z
+    .record(z.string().max(64), z.union([z.string().max(255), z.number(), z.boolean(), z.null()]))
+    .refine((details) => Object.keys(details).length <= 16, 'at most 16 details'),
+  /** base64, by the certificate's key over the retained bytes. */
+  signature: z.string().max(512),
+});
+export type RetainedEvent = z.infer<typeof retainedEvent>;
+
+/** Answered after the commit: everything in the batch is durable or was already. */
+export const recordAgentEvents = internalCall('monitoring', 'agent-events', {
+  callers: ['gateway'],
+  input: z.object({ events: z.array(retainedEvent).max(limits.agentEventsPerMessage) }),
+  output: z.object({ recorded: z.number().int(), known: z.number().int() }),
+});
+
+export const enrollAgent = internalCall('vault-registry', 'enroll', {
+  callers: ['gateway'],
+  input: z.object({
+    token: z.string().max(200),
+    /** PKCS #10, DER, base64. */
+    csr: z.string().max(8_192),
+    vaultName: z
+      .string()
+      .max(limits.nameMaxLength * 4)
+      .nullable(),
+    agentName: z
+      .string()
+      .max(limits.nameMaxLength * 4)
+      .nullable(),
+    address: z.string().max(64),
+    requestId: z.string().max(64),
+  }),
+  output: z.discriminatedUnion('outcome', [
+    z.object({
+      outcome: z.literal('enrolled'),
+      organizationId: uuid,
+      vaultId: uuid,
+      agentId: uuid,
+      vaultName: z.string(),
+      agentName: z.string(),
+      /** Leaf, then intermediate, then root; PEM each. */
+      certificateChain: z.array(z.string()),
+      trustDomain: z.string(),
+    }),
+    z.object({
+      outcome: z.literal('refused'),
+      reason: z.enum(['token_invalid', 'csr_invalid', 'name_invalid', 'limit_reached']),
+      detail: z.string(),
+    }),
+  ]),
+});
+
+export const renewCertificate = internalCall('vault-registry', 'renew', {
+  callers: ['gateway'],
+  input: z.object({ identity: agentIdentity, csr: z.string().max(8_192) }),
+  output: z.discriminatedUnion('outcome', [
+    z.object({ outcome: z.literal('renewed'), certificateChain: z.array(z.string()) }),
+    z.object({ outcome: z.literal('refused'), detail: z.string() }),
+  ]),
+});
+
+/** The registry's word on a certificate when a stream opens. */
+export const admitAgent = internalCall('vault-registry', 'admit', {
+  callers: ['gateway'],
+  input: z.object({ identities: z.array(agentIdentity).max(limits.agentBatchMax) }),
+  output: z.object({
+    results: z.array(
+      z.discriminatedUnion('outcome', [
+        z.object({
+          outcome: z.literal('admitted'),
+          vaultId: uuid,
+          intervalMs: z.number().int(),
+          assignedPolicySetVersion: z.number().int().nullable(),
+        }),
+        z.object({ outcome: z.literal('refused') }),
+      ]),
+    ),
+  }),
+});
+
+/** A TLS server certificate for the agent link, from the same CA that agents pin. */
+export const issueGatewayCertificate = internalCall('vault-registry', 'gateway-certificate', {
+  callers: ['gateway'],
+  input: z.object({
+    csr: z.string().max(8_192),
+    hosts: z.array(z.string().max(253)).min(1).max(20),
+  }),
+  output: z.object({
+    /** Leaf, then intermediate; PEM each. */
+    certificateChain: z.array(z.string()),
+    root: z.string(),
+    caFingerprint: z.string(),
+    trustDomain: z.string(),
+  }),
+});
+
+/** The live events of one organization after a position. */
+export const readLiveEvents = internalCall('monitoring', 'live-events', {
+  callers: ['gateway'],
+  input: z.object({
+    organizationId: uuid,
+    /** null: from now on. */
+    after: z.string().max(64).nullable(),
+    limit: z.number().int().min(1).max(500),
+  }),
+  output: z.object({
+    events: z.array(
+      z.object({
+        id: z.string(),
+        type: z.string(),
+        at: z.string(),
+        data: z.record(z.string(), z.unknown()),
+      }),
+    ),
+    position: z.string(),
+    /** The position asked for is older than what is kept. */
+    missed: z.boolean(),
+  }),
+});

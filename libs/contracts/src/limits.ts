@@ -1,0 +1,146 @@
+/**
+ * Every limit of the control plane, with its reason. The relations between them are asserted when
+ * the module loads, so that a change which breaks one cannot start.
+ */
+export const limits = {
+  // HTTP
+  bodyMaxBytes: 256 * 1024,
+  bodyMaxDepth: 20,
+  pageDefault: 50,
+  pageMax: 200,
+  cursorMaxLength: 1_024,
+  idempotencyKeyMaxLength: 255,
+  idempotencyKeepHours: 24,
+  requestTimeoutMs: 20_000,
+  requestsPerMinutePerCaller: 1_200,
+  requestsPerMinutePerAddress: 600,
+  signInsPerEmailPer15Minutes: 10,
+  signInsPerAddressPer15Minutes: 100,
+  signUpsPerAddressPerHour: 60,
+  eventStreamsPerOrganization: 50,
+  eventStreamRecheckMs: 2_000,
+  liveEventKeepHours: 24,
+
+  // Names and collections
+  nameMaxLength: 120,
+  tagMaxLength: 64,
+  tagsMax: 32,
+  membersPerOrganization: 1_000,
+  apiKeysPerOrganization: 500,
+  vaultsPerOrganization: 100_000,
+  agentsPerOrganization: 100_000,
+  enrollmentTokensPerOrganization: 1_000,
+  enrollmentTokenMaxUses: 100_000,
+  enrollmentTokenMaxTtlSeconds: 30 * 24 * 3_600,
+  thresholdRulesPerOrganization: 200,
+  alertRulesPerOrganization: 200,
+  channelsPerOrganization: 200,
+  subscriptionsPerOrganization: 500,
+  subscriptionChannelsMax: 20,
+  channelRecipientsMax: 20,
+  mailsPerOrganizationPerHour: 500,
+  mailConfirmationsPerOrganizationPerHour: 30,
+
+  // Sessions of people
+  accessTokenTtlSeconds: 15 * 60,
+  refreshTokenTtlSeconds: 30 * 24 * 3_600,
+  refreshReuseGraceSeconds: 0,
+  passwordMinLength: 10,
+  passwordMaxLength: 256,
+  invitationTtlSeconds: 7 * 24 * 3_600,
+
+  // Between services
+  serviceTokenTtlSeconds: 30,
+  serviceClockSkewSeconds: 5,
+  busRequestTimeoutMs: 8_000,
+  busPayloadMaxBytes: 900 * 1024,
+
+  // Liveness
+  offlineAfterDefaultSeconds: 270,
+  offlineAfterMinSeconds: 15,
+  offlineAfterMaxSeconds: 24 * 3_600,
+  heartbeatsPerThreshold: 9,
+  heartbeatIntervalMinMs: 1_500,
+  heartbeatIntervalMaxMs: 30_000,
+  lateAfterIntervals: 3,
+  reconnectAllowanceMs: 60_000,
+  gatewayTickMs: 1_000,
+  gatewayDeafAfterMs: 5_000,
+  gatewayGoneAfterMs: 30_000,
+  sweepPeriodMs: 500,
+  sweepBatch: 1_000,
+  stoppedBecomesOfflineAfterSeconds: 24 * 3_600,
+  groupWaitMs: 10_000,
+  toldWithinSeconds: 300,
+  flapOutagesPerHour: 3,
+  flapCalmSeconds: 600,
+  duplicateBootAlternations: 3,
+  outboxBatch: 500,
+  reconcilePeriodMs: 1_000,
+
+  // Agent link
+  agentMessageMaxBytes: 64 * 1024,
+  agentMessagesPerSecond: 20,
+  agentStreamsPerConnection: 4,
+  agentSessionsPerGateway: 50_000,
+  agentHeaderListMaxBytes: 8 * 1024,
+  agentHelloPerSecond: 600,
+  agentConnectionMaxAgeMs: 6 * 3_600_000,
+  agentBatchWaitMs: 25,
+  agentBatchMax: 1_000,
+  agentEventsPerMessage: 100,
+  agentEventKeepDays: 90,
+  revocationPollMs: 1_000,
+  certificateTtlSeconds: 7 * 24 * 3_600,
+  certificateBackdateSeconds: 5 * 60,
+
+  // Deliveries
+  deliveryTimeoutMs: 15_000,
+  deliveryLeaseMs: 60_000,
+  deliveryAnswerKeepBytes: 1_024,
+  deliveriesInFlight: 64,
+  deliveriesInFlightPerChannel: 4,
+  channelDisabledAfterSeconds: 5 * 24 * 3_600,
+  deliveryAlertsMax: 500,
+} as const;
+
+const relations: [boolean, string][] = [
+  [
+    limits.offlineAfterDefaultSeconds * 1_000 +
+      limits.sweepPeriodMs +
+      limits.groupWaitMs +
+      limits.deliveryTimeoutMs <
+      limits.toldWithinSeconds * 1_000,
+    'silence, sweep, group wait and one slow delivery fit into the five minutes',
+  ],
+  [
+    limits.heartbeatIntervalMinMs * limits.lateAfterIntervals <
+      limits.offlineAfterMinSeconds * 1_000,
+    'an agent is late before it is offline, also at the smallest threshold',
+  ],
+  [
+    limits.heartbeatIntervalMaxMs * limits.heartbeatsPerThreshold ===
+      limits.offlineAfterDefaultSeconds * 1_000,
+    'the default threshold uses the longest interval',
+  ],
+  [
+    limits.deliveryLeaseMs > 2 * limits.deliveryTimeoutMs,
+    'a lease outlives the delivery it protects',
+  ],
+  [limits.gatewayDeafAfterMs >= 3 * limits.gatewayTickMs, 'one lost tick is not deafness'],
+  [
+    limits.agentBatchMax * 512 < limits.busPayloadMaxBytes,
+    'a full batch of heartbeats fits into one bus message',
+  ],
+  [
+    limits.eventStreamRecheckMs <= 5_000,
+    'an open event stream ends within five seconds of a revocation',
+  ],
+  [
+    limits.agentEventsPerMessage * 600 <= limits.agentMessageMaxBytes,
+    'a full message of agent events fits into the message limit',
+  ],
+];
+for (const [holds, reason] of relations) {
+  if (!holds) throw new Error(`limits contradict each other: ${reason}`);
+}

@@ -1,0 +1,373 @@
+/** Liveness, outages, alerts, and the rules that shape them. */
+import { z } from 'zod';
+import {
+  commaList,
+  instant,
+  listQuery,
+  name,
+  offlineAfterSeconds,
+  page,
+  tag,
+  tags,
+} from './fields.ts';
+import { idSchema } from './ids.ts';
+import { limits } from './limits.ts';
+import { operation } from './operation.ts';
+
+/** What people are told. The same names are the `type` of a webhook. */
+export const alertKinds = [
+  'vault.offline',
+  'vault.degraded',
+  'vault.recovered',
+  'vault.stopped',
+  'agent.duplicated',
+] as const;
+export const alertKind = z.enum(alertKinds);
+export type AlertKind = z.infer<typeof alertKind>;
+
+export const severities = ['info', 'warning', 'critical'] as const;
+export const severity = z.enum(severities);
+export type Severity = z.infer<typeof severity>;
+
+export const severityOf: Record<AlertKind, Severity> = {
+  'vault.offline': 'critical',
+  'vault.degraded': 'warning',
+  'vault.recovered': 'info',
+  'vault.stopped': 'info',
+  'agent.duplicated': 'critical',
+};
+
+const agentReference = z.object({ id: idSchema('agent'), name: z.string() });
+const vaultReference = z.object({ id: idSchema('vault'), name: z.string() });
+
+export const outage = z.object({
+  id: idSchema('outage'),
+  agent: agentReference,
+  vault: vaultReference,
+  status: z.enum(['open', 'closed']),
+  /** The last heartbeat before the silence, by the clock of the database. */
+  silentSince: instant,
+  /** When the silence was judged an outage. */
+  openedAt: instant,
+  closedAt: instant.nullable(),
+  /** What ended it: the agent came back, or it was revoked or deleted. */
+  closedBy: z.enum(['heartbeat', 'revocation', 'deletion']).nullable(),
+  /** From the last heartbeat to the next, or until now. */
+  lengthSeconds: z.number(),
+});
+
+const outageSorts = ['openedAt', 'silentSince', 'closedAt'] as const;
+export const listOutages = operation('monitoring', 'outages.list', {
+  method: 'GET',
+  path: '/v1/outages',
+  summary: 'List outages, one for each silence of an agent',
+  tag: 'Outages',
+  permission: 'outages.read',
+  sorts: outageSorts,
+  query: listQuery(outageSorts, {
+    status: z.enum(['open', 'closed']).optional(),
+    agentId: idSchema('agent').optional(),
+    vaultId: idSchema('vault').optional(),
+    since: instant.optional(),
+    until: instant.optional(),
+  }),
+  output: page(outage),
+});
+
+export const getOutage = operation('monitoring', 'outages.get', {
+  method: 'GET',
+  path: '/v1/outages/{id}',
+  summary: 'Show an outage',
+  tag: 'Outages',
+  permission: 'outages.read',
+  params: z.strictObject({ id: idSchema('outage') }),
+  output: outage,
+});
+
+export const alert = z.object({
+  id: idSchema('alert'),
+  kind: alertKind,
+  severity,
+  status: z.enum(['open', 'acknowledged', 'resolved']),
+  vault: vaultReference,
+  /** The agents it is about, at most 50 of them. */
+  agents: z.array(agentReference),
+  agentCount: z.number().int(),
+  summary: z.string(),
+  openedAt: instant,
+  resolvedAt: instant.nullable(),
+  acknowledgedAt: instant.nullable(),
+  acknowledgedBy: z.string().nullable(),
+  mutedUntil: instant.nullable(),
+  /** From the third outage within an hour: told once, recovered only after a calm while. */
+  flapping: z.boolean(),
+  /** For a recovery: the alert it ends, and how long that lasted. */
+  resolves: idSchema('alert').nullable(),
+  outageSeconds: z.number().nullable(),
+  etag: z.string(),
+});
+const alertParams = z.strictObject({ id: idSchema('alert') });
+const alertSorts = ['openedAt', 'resolvedAt', 'severity', 'kind'] as const;
+
+export const listAlerts = operation('monitoring', 'alerts.list', {
+  method: 'GET',
+  path: '/v1/alerts',
+  summary: 'List alerts',
+  tag: 'Alerts',
+  permission: 'alerts.read',
+  sorts: alertSorts,
+  query: listQuery(alertSorts, {
+    status: commaList(z.enum(['open', 'acknowledged', 'resolved'])).optional(),
+    kind: commaList(alertKind).optional(),
+    severity: commaList(severity).optional(),
+    vaultId: idSchema('vault').optional(),
+    since: instant.optional(),
+    until: instant.optional(),
+  }),
+  output: page(alert),
+});
+
+export const getAlert = operation('monitoring', 'alerts.get', {
+  method: 'GET',
+  path: '/v1/alerts/{id}',
+  summary: 'Show an alert',
+  tag: 'Alerts',
+  permission: 'alerts.read',
+  params: alertParams,
+  output: alert,
+});
+
+export const acknowledgeAlert = operation('monitoring', 'alerts.acknowledge', {
+  method: 'POST',
+  path: '/v1/alerts/{id}/acknowledge',
+  summary: 'Say that somebody is on it',
+  tag: 'Alerts',
+  permission: 'alerts.write',
+  params: alertParams,
+  output: alert,
+  status: 200,
+});
+
+export const muteAlert = operation('monitoring', 'alerts.mute', {
+  method: 'POST',
+  path: '/v1/alerts/{id}/mute',
+  summary: 'Send nothing more about the vault of this alert for a time; 0 ends it',
+  tag: 'Alerts',
+  permission: 'alerts.write',
+  params: alertParams,
+  body: z.strictObject({
+    seconds: z
+      .number()
+      .int()
+      .min(0)
+      .max(30 * 24 * 3_600),
+  }),
+  output: alert,
+  status: 200,
+});
+
+export const thresholdRule = z.object({
+  id: idSchema('thresholdRule'),
+  tag: z.string(),
+  offlineAfterSeconds: z.number().int(),
+  createdAt: instant,
+  updatedAt: instant,
+  etag: z.string(),
+});
+const thresholdRuleParams = z.strictObject({ id: idSchema('thresholdRule') });
+const thresholdSorts = ['tag', 'offlineAfterSeconds', 'createdAt'] as const;
+
+export const listThresholdRules = operation('monitoring', 'threshold-rules.list', {
+  method: 'GET',
+  path: '/v1/threshold-rules',
+  summary: 'List offline thresholds by tag',
+  tag: 'Threshold rules',
+  permission: 'rules.read',
+  sorts: thresholdSorts,
+  query: listQuery(thresholdSorts, { tag: tag.optional() }),
+  output: page(thresholdRule),
+});
+
+export const getThresholdRule = operation('monitoring', 'threshold-rules.get', {
+  method: 'GET',
+  path: '/v1/threshold-rules/{id}',
+  summary: 'Show a threshold rule',
+  tag: 'Threshold rules',
+  permission: 'rules.read',
+  params: thresholdRuleParams,
+  output: thresholdRule,
+});
+
+export const createThresholdRule = operation('monitoring', 'threshold-rules.create', {
+  method: 'POST',
+  path: '/v1/threshold-rules',
+  summary: 'Set the offline threshold of every vault with a tag; the smallest wins',
+  tag: 'Threshold rules',
+  permission: 'rules.write',
+  body: z.strictObject({ tag, offlineAfterSeconds }),
+  output: thresholdRule,
+});
+
+export const updateThresholdRule = operation('monitoring', 'threshold-rules.update', {
+  method: 'PATCH',
+  path: '/v1/threshold-rules/{id}',
+  summary: 'Change the threshold of a rule',
+  tag: 'Threshold rules',
+  permission: 'rules.write',
+  params: thresholdRuleParams,
+  body: z.strictObject({ offlineAfterSeconds }),
+  output: thresholdRule,
+});
+
+export const deleteThresholdRule = operation('monitoring', 'threshold-rules.delete', {
+  method: 'DELETE',
+  path: '/v1/threshold-rules/{id}',
+  summary: 'Delete a threshold rule',
+  tag: 'Threshold rules',
+  permission: 'rules.write',
+  params: thresholdRuleParams,
+  output: z.null(),
+  status: 204,
+});
+
+export const alertRule = z.object({
+  id: idSchema('alertRule'),
+  name: z.string(),
+  events: z.array(alertKind),
+  /** Vaults that carry one of these tags; empty: every vault. */
+  vaultTags: z.array(z.string()),
+  /** `raise` with this severity, or `ignore`: the alert is not raised. */
+  action: z.enum(['raise', 'ignore']),
+  severity: severity.nullable(),
+  enabled: z.boolean(),
+  createdAt: instant,
+  updatedAt: instant,
+  etag: z.string(),
+});
+const alertRuleParams = z.strictObject({ id: idSchema('alertRule') });
+const alertRuleSorts = ['createdAt', 'name'] as const;
+const alertRuleBody = {
+  name,
+  events: z.array(alertKind).min(1).max(alertKinds.length),
+  vaultTags: tags,
+  action: z.enum(['raise', 'ignore']),
+  severity: severity.nullable(),
+  enabled: z.boolean(),
+};
+
+export const listAlertRules = operation('monitoring', 'alert-rules.list', {
+  method: 'GET',
+  path: '/v1/alert-rules',
+  summary: 'List alert rules',
+  tag: 'Alert rules',
+  permission: 'rules.read',
+  sorts: alertRuleSorts,
+  query: listQuery(alertRuleSorts, { enabled: z.enum(['true', 'false']).optional() }),
+  output: page(alertRule),
+});
+
+export const getAlertRule = operation('monitoring', 'alert-rules.get', {
+  method: 'GET',
+  path: '/v1/alert-rules/{id}',
+  summary: 'Show an alert rule',
+  tag: 'Alert rules',
+  permission: 'rules.read',
+  params: alertRuleParams,
+  output: alertRule,
+});
+
+export const createAlertRule = operation('monitoring', 'alert-rules.create', {
+  method: 'POST',
+  path: '/v1/alert-rules',
+  summary: 'Say which events of which vaults raise an alert, and how severe it is',
+  tag: 'Alert rules',
+  permission: 'rules.write',
+  body: z.strictObject({
+    ...alertRuleBody,
+    vaultTags: tags.default([]),
+    action: z.enum(['raise', 'ignore']).default('raise'),
+    severity: severity.nullable().default(null),
+    enabled: z.boolean().default(true),
+  }),
+  output: alertRule,
+});
+
+export const updateAlertRule = operation('monitoring', 'alert-rules.update', {
+  method: 'PATCH',
+  path: '/v1/alert-rules/{id}',
+  summary: 'Change an alert rule',
+  tag: 'Alert rules',
+  permission: 'rules.write',
+  params: alertRuleParams,
+  body: z
+    .strictObject(alertRuleBody)
+    .partial()
+    .refine((body) => Object.keys(body).length > 0, 'name at least one field'),
+  output: alertRule,
+});
+
+export const deleteAlertRule = operation('monitoring', 'alert-rules.delete', {
+  method: 'DELETE',
+  path: '/v1/alert-rules/{id}',
+  summary: 'Delete an alert rule',
+  tag: 'Alert rules',
+  permission: 'rules.write',
+  params: alertRuleParams,
+  output: z.null(),
+  status: 204,
+});
+
+/** What an agent reports of its own life, kept until it was received. */
+export const agentEventKinds = [
+  'boot',
+  'shutdown',
+  'configuration_changed',
+  'certificate_renewed',
+  'clock_jump',
+  'contact_lost',
+  'contact_regained',
+  'queue_overflow',
+] as const;
+export const agentEventKind = z.enum(agentEventKinds);
+
+export const agentEvent = z.object({
+  id: idSchema('agentEvent'),
+  kind: agentEventKind,
+  /** By the agent's clock. */
+  occurredAt: instant,
+  /** By the database's clock. */
+  receivedAt: instant,
+  bootId: z.string(),
+  sequence: z.number().int(),
+  /** Typed per kind: durations, versions, counts. Never a name or a value of a secret. */
+  details: z.record(z.string(), z.union([z.string(), z.number(), z.boolean(), z.null()])),
+});
+
+const agentEventSorts = ['-receivedAt', 'receivedAt'] as const;
+export const listAgentEvents = operation('monitoring', 'agent-events.list', {
+  method: 'GET',
+  path: '/v1/agents/{id}/events',
+  summary: 'List what an agent reported of its own life, newest first',
+  tag: 'Agents',
+  permission: 'agents.read',
+  params: z.strictObject({ id: idSchema('agent') }),
+  sorts: agentEventSorts,
+  query: z.strictObject({
+    limit: z.coerce.number().int().min(1).max(limits.pageMax).default(limits.pageDefault),
+    cursor: z.string().max(limits.cursorMaxLength).optional(),
+    sort: z.enum(agentEventSorts).default('-receivedAt'),
+    kind: commaList(agentEventKind).optional(),
+  }),
+  output: page(agentEvent),
+});
+
+/** What the live stream (`GET /v1/events`) carries. */
+export const liveEventTypes = ['agent.status', 'alert.opened', 'alert.updated'] as const;
+export const liveEvent = z.object({
+  /** Position in the stream, for Last-Event-ID. */
+  id: z.string(),
+  type: z.enum(liveEventTypes),
+  at: instant,
+  data: z.record(z.string(), z.unknown()),
+});
+export type LiveEvent = z.infer<typeof liveEvent>;

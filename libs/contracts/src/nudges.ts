@@ -1,0 +1,39 @@
+/**
+ * Nudges: plain publishes that say "look now". A lost one costs at most the period of the
+ * reconcile that stands beside it.
+ */
+import type { ServiceName } from './operation.ts';
+
+export interface Nudge {
+  subject: string;
+  publishers: readonly ServiceName[];
+  listeners: readonly ServiceName[];
+}
+
+export const nudges = {
+  /** Outbox rows wait for notification. */
+  notification: {
+    subject: 'nudge.notification',
+    publishers: ['auth', 'monitoring', 'notification', 'vault-registry'],
+    listeners: ['notification'],
+  },
+  /** Thresholds, vaults or agents changed: liveness rows are to be brought in line. */
+  thresholds: {
+    subject: 'nudge.thresholds',
+    publishers: ['auth', 'vault-registry', 'monitoring'],
+    listeners: ['monitoring'],
+  },
+  /** Certificates were revoked: gateways look now rather than within a second. */
+  revocations: {
+    subject: 'nudge.revocations',
+    publishers: ['vault-registry'],
+    listeners: ['gateway'],
+  },
+  /** Live events were written for an organization (its uuid is the payload). */
+  liveEvents: {
+    subject: 'nudge.live-events',
+    publishers: ['monitoring'],
+    listeners: ['gateway'],
+  },
+} as const satisfies Record<string, Nudge>;
+export type NudgeName = keyof typeof nudges;

@@ -1,0 +1,24 @@
+/**
+ * Outbox rows: what one service owes another, written in the transaction of the change. The
+ * consumer deletes the row in the transaction of its effect.
+ */
+import { z } from 'zod';
+
+export const outboxTopics = {
+  /** An alert row is there to be told. */
+  'alert.raised': z.object({ alertId: z.uuid() }),
+  /** A single mail of the control plane itself. */
+  'mail.requested': z.object({
+    template: z.enum(['member.invitation', 'email.confirmation', 'channel.disabled']),
+    to: z.string(),
+    data: z.record(z.string(), z.string()),
+  }),
+  /** A gateway could not hear; for the installation's operators. */
+  'installation.deaf': z.object({
+    gatewayId: z.uuid(),
+    startedAt: z.string(),
+    endedAt: z.string().nullable(),
+  }),
+} as const;
+export type OutboxTopic = keyof typeof outboxTopics;
+export type OutboxPayload<T extends OutboxTopic> = z.infer<(typeof outboxTopics)[T]>;
