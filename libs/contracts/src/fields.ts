@@ -3,7 +3,7 @@ import { z } from 'zod';
 import { limits } from './limits.ts';
 
 // Control characters break logs and mail headers, bidirectional overrides disguise names.
-const disguising = /[\u0000-\u001f\u007f-\u009f\u2028\u2029\u202a-\u202e\u2066-\u2069]/u;
+const disguising = /[\p{Cc}\u2028\u2029\u202a-\u202e\u2066-\u2069]/u;
 
 /** A name people read: trimmed, 1 to 120 characters, no control or direction characters. */
 export const name = z
@@ -67,7 +67,7 @@ export function page<T extends z.ZodType>(item: T) {
 }
 
 /** A list in a query string: `?status=online,late` or repeated. */
-export function commaList<T extends z.ZodType>(item: T, most = 20) {
+export function commaList<T extends z.ZodType<unknown, string>>(item: T, most = 20) {
   return z
     .union([z.string(), z.array(z.string())])
     .transform((value) => (Array.isArray(value) ? value : [value]).flatMap((v) => v.split(',')))
