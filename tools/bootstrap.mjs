@@ -81,10 +81,10 @@ function run(program, args, options) {
     const passOn = (signal) => child.kill(signal);
     const signals = ['SIGINT', 'SIGTERM', 'SIGHUP'];
     for (const signal of signals) process.on(signal, passOn);
-    // npm cannot pass a `kill -9` on: when it goes, this process gets another parent.
-    const parent = process.ppid;
+    // npm cannot pass a `kill -9` on: when it goes, this process or its shell gets another parent.
+    const parents = ancestors();
     const watch = process.env.npm_lifecycle_event
-      ? setInterval(() => process.ppid !== parent && child.kill('SIGTERM'), 1_000)
+      ? setInterval(() => ancestors() !== parents && child.kill('SIGTERM'), 300)
       : undefined;
     child.on('error', (error) => {
       console.error(`${program} could not be started: ${error.message}`);
@@ -96,6 +96,16 @@ function run(program, args, options) {
       resolve(code ?? 128 + (constants.signals[signal] ?? 0));
     });
   });
+}
+
+/** The ids of this process's parent and, where the system tells it, of the parent's parent. */
+function ancestors() {
+  try {
+    const status = readFileSync(`/proc/${process.ppid}/status`, 'utf8');
+    return `${process.ppid} ${/^PPid:\s*(\d+)/m.exec(status)?.[1]}`;
+  } catch {
+    return `${process.ppid}`;
+  }
 }
 
 async function install(reason) {
