@@ -8,6 +8,7 @@ import { createRequire } from 'node:module';
 import { join } from 'node:path';
 import { PrismaPg } from '@prisma/adapter-pg';
 import { bindMigrationAwareSqlAdapterFactory } from '@prisma/driver-adapter-utils';
+import pg from 'pg';
 
 // The type library of Node does not declare it.
 declare const WebAssembly: {
@@ -22,6 +23,33 @@ interface Engine {
   applyMigrations(input: unknown): Promise<{ appliedMigrationNames: string[] }>;
 }
 
+/**
+ * The adapter cuts a script at every semicolon, also inside comments and function bodies.
+ * PostgreSQL takes a script whole, in one implicit transaction: a migration applies or does not.
+ */
+class WholeScriptPg extends PrismaPg {
+  readonly #databaseUrl: string;
+
+  constructor(databaseUrl: string) {
+    super({ connectionString: databaseUrl });
+    this.#databaseUrl = databaseUrl;
+  }
+
+  override async connect() {
+    const adapter = await super.connect();
+    adapter.executeScript = async (script: string) => {
+      const client = new pg.Client({ connectionString: this.#databaseUrl });
+      await client.connect();
+      try {
+        await client.query(script);
+      } finally {
+        await client.end();
+      }
+    };
+    return adapter;
+  }
+}
+
 const noFilter = { externalTables: [], externalEnums: [] };
 
 async function openEngine(databaseUrl: string, schemaFolder: string): Promise<Engine> {
@@ -34,9 +62,7 @@ async function openEngine(databaseUrl: string, schemaFolder: string): Promise<En
   );
   glue.__wbg_set_wasm(instance.exports);
   (instance.exports.__wbindgen_start as (() => void) | undefined)?.();
-  const factory = bindMigrationAwareSqlAdapterFactory(
-    new PrismaPg({ connectionString: databaseUrl }),
-  );
+  const factory = bindMigrationAwareSqlAdapterFactory(new WholeScriptPg(databaseUrl));
   const datamodels = (await readSchema(schemaFolder)).map(({ path, content }) => [path, content]);
   return (await glue.SchemaEngine.new({ datamodels }, () => {}, factory)) as Engine;
 }

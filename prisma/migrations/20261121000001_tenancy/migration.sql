@@ -1,5 +1,5 @@
 -- Tenancy below the query. Services log in as members of keystead_service, which owns nothing and
--- cannot bypass row-level security; the few duties that must look across organizations log in as
+-- cannot bypass row-level security. The few duties that must look across organizations log in as
 -- members of keystead_across. Both are groups without a login, so that several installations can
 -- live on one server with logins of their own.
 DO $$
