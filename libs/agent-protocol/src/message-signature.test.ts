@@ -1,12 +1,11 @@
-import './test-authority.fixture.ts';
 import { createPublicKey } from 'node:crypto';
-import { Pkcs10CertificateRequest } from '@peculiar/x509';
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { createCertificateRequest, generateAgentKey } from './certificate-request.ts';
 import { AgentMessage } from './generated/keystead/agent/v1/session.ts';
 import { appendSignature, hasValidSignature, splitSignature } from './message-signature.ts';
 import { encodeAgentMessage } from './services.ts';
+import { Pkcs10CertificateRequest } from './test-authority.fixture.ts';
 
 const key = await generateAgentKey();
 const publicKey = createPublicKey(key);

@@ -24,6 +24,8 @@ import { formatAgentUri } from './peer-identity.ts';
 cryptoProvider.set(webcrypto);
 const algorithm = { name: 'ECDSA', namedCurve: 'P-256', hash: 'SHA-256' } as const;
 
+export { ExtendedKeyUsage, Pkcs10CertificateRequest } from '@peculiar/x509';
+
 export const testTrustDomain = 'keystead.test';
 
 export interface IssueOptions {
