@@ -167,6 +167,7 @@ CREATE TABLE "monitoring"."agent_liveness" (
     "gateway_id" UUID,
     "offline_after_ms" INTEGER NOT NULL,
     "interval_ms" INTEGER NOT NULL,
+    "counts_from" TIMESTAMPTZ(3),
     "health" TEXT,
     "policy_set_version" INTEGER,
     "hour" TIMESTAMPTZ(0),
@@ -257,6 +258,7 @@ CREATE TABLE "monitoring"."alert" (
     "silent_since" TIMESTAMPTZ(3),
     "resolves_id" UUID,
     "outage_seconds" DOUBLE PRECISION,
+    "agent_count" INTEGER NOT NULL DEFAULT 0,
     "superseded_by_id" UUID,
     "revision" INTEGER NOT NULL DEFAULT 1,
 
