@@ -1,0 +1,52 @@
+import { defineConfig } from 'vitest/config';
+
+// Sources are tested, not what was built from them: every package of ours resolves to its src folder.
+const conditions = ['keystead-source', 'module', 'node', 'development|production'];
+const shared = {
+  resolve: { conditions },
+  // What Node loads itself: its own conditions stay as they are.
+  ssr: { resolve: { conditions, externalConditions: ['keystead-source'] } },
+};
+const sources = '{libs,apps,tools,bench}';
+const ignored = ['**/node_modules/**', '**/dist/**', '**/generated/**'];
+
+export default defineConfig({
+  ...shared,
+  test: {
+    projects: [
+      {
+        ...shared,
+        test: {
+          name: 'unit',
+          include: [`${sources}/**/*.test.ts`],
+          exclude: [...ignored, '**/*.int.test.ts', '**/*.e2e.test.ts'],
+          testTimeout: 10_000,
+        },
+      },
+      {
+        ...shared,
+        test: {
+          name: 'int',
+          include: [`${sources}/**/*.int.test.ts`],
+          exclude: ignored,
+          globalSetup: ['libs/test-control-plane/src/vitest-setup.ts'],
+          testTimeout: 60_000,
+          hookTimeout: 120_000,
+        },
+      },
+      {
+        ...shared,
+        test: {
+          name: 'e2e',
+          include: [`${sources}/**/*.e2e.test.ts`],
+          exclude: ignored,
+          globalSetup: ['libs/test-control-plane/src/vitest-setup.ts'],
+          testTimeout: 240_000,
+          hookTimeout: 240_000,
+          // Each file boots seven services: two at once would make the clock lie on two cores.
+          fileParallelism: false,
+        },
+      },
+    ],
+  },
+});
