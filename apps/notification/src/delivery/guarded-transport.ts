@@ -337,8 +337,9 @@ function codeOf(error: unknown): string {
 
 function toFailure(error: unknown): Failure {
   if (error instanceof Failure) return error;
+  const { name } = error as { name?: unknown };
   const code = codeOf(error);
-  if (code.startsWith('UND_ERR_HEADERS_OVERFLOW') || code.startsWith('HPE_')) {
+  if (code === 'UND_ERR_HEADERS_OVERFLOW' || name === 'HTTPParserError') {
     return new Failure('bad_answer', `the answer is not HTTP within our bounds (${code})`);
   }
   if (code === 'UND_ERR_HEADERS_TIMEOUT' || code === 'UND_ERR_BODY_TIMEOUT') {
