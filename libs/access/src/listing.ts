@@ -63,27 +63,52 @@ export class Listing {
       toItem: (row: Row) => Item;
     },
   ): Promise<{ items: Item[]; nextCursor: string | null }> {
+    return this.walk(ctx, operationId, query, {
+      ...options,
+      fetch: async ({ sort, descending, position, take }) => {
+        const field = options.fields[sort];
+        if (!field) throw new ServiceError('internal', { internal: `no sort field for ${sort}` });
+        const keyset: Keyset = {
+          field: field.field ?? sort,
+          descending,
+          nullable: field.nullable ?? false,
+          ...(options.idField ? { idField: options.idField } : {}),
+          ...(field.read ? { read: field.read } : {}),
+        };
+        const conditions = [options.where ?? {}, after(keyset, position)].filter(
+          (condition) => Object.keys(condition).length > 0,
+        );
+        return options.fetch({
+          where: conditions.length > 0 ? { AND: conditions } : {},
+          orderBy: order(keyset),
+          take,
+        });
+      },
+    });
+  }
+
+  /** As {@link page}, for a list that is read by a statement of its own. */
+  async walk<Row, Item>(
+    ctx: TenantCtx,
+    operationId: string,
+    query: ListQuery,
+    options: {
+      fetch: (page: {
+        sort: string;
+        descending: boolean;
+        position: Position | undefined;
+        take: number;
+      }) => Promise<Row[]>;
+      valueOf: (row: Row, sort: string) => Date | string | number | bigint | null;
+      idOf: (row: Row) => string;
+      toItem: (row: Row) => Item;
+    },
+  ): Promise<{ items: Item[]; nextCursor: string | null }> {
     const descending = query.sort.startsWith('-');
     const sort = descending ? query.sort.slice(1) : query.sort;
-    const field = options.fields[sort];
-    if (!field) throw new ServiceError('internal', { internal: `no sort field for ${sort}` });
-    const keyset: Keyset = {
-      field: field.field ?? sort,
-      descending,
-      nullable: field.nullable ?? false,
-      ...(options.idField ? { idField: options.idField } : {}),
-      ...(field.read ? { read: field.read } : {}),
-    };
     const scope = this.#scope(ctx, operationId, query);
     const position = query.cursor === undefined ? undefined : this.#open(scope, query.cursor);
-    const conditions = [options.where ?? {}, after(keyset, position)].filter(
-      (condition) => Object.keys(condition).length > 0,
-    );
-    const rows = await options.fetch({
-      where: conditions.length > 0 ? { AND: conditions } : {},
-      orderBy: order(keyset),
-      take: query.limit + 1,
-    });
+    const rows = await options.fetch({ sort, descending, position, take: query.limit + 1 });
     const shown = rows.slice(0, query.limit);
     const last = shown.at(-1);
     return {
