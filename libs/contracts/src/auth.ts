@@ -11,6 +11,13 @@ const newPassword = z
   .min(limits.passwordMinLength, `must have at least ${limits.passwordMinLength} characters`)
   .max(limits.passwordMaxLength, `must have at most ${limits.passwordMaxLength} characters`);
 
+/** What a filter compares with: printable ASCII without blanks. */
+const word = (longest: number) =>
+  z
+    .string()
+    .max(longest)
+    .regex(/^[\x21-\x7e]+$/, 'must be printable characters without blanks');
+
 export const organization = z.object({
   id: idSchema('organization'),
   name: z.string(),
@@ -146,7 +153,7 @@ export const listMembers = operation('auth', 'members.list', {
   query: listQuery(['createdAt', 'name', 'email', 'role'], {
     role: commaList(role).optional(),
     status: z.enum(['active', 'invited']).optional(),
-    email: z.string().max(254).optional(),
+    email: word(254).toLowerCase().optional(),
   }),
   output: page(member),
 });
@@ -280,9 +287,9 @@ export const listAuditEvents = operation('auth', 'audit-events.list', {
     limit: z.coerce.number().int().min(1).max(limits.pageMax).default(limits.pageDefault),
     cursor: z.string().max(limits.cursorMaxLength).optional(),
     sort: z.enum(['-at', 'at']).default('-at'),
-    action: commaList(z.string().max(64)).optional(),
-    actorId: z.string().max(64).optional(),
-    targetId: z.string().max(64).optional(),
+    action: commaList(word(64)).optional(),
+    actorId: word(64).optional(),
+    targetId: word(64).optional(),
     result: z.enum(['succeeded', 'refused']).optional(),
     since: instant.optional(),
     until: instant.optional(),

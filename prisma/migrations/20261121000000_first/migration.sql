@@ -81,7 +81,6 @@ CREATE TABLE "auth"."session" (
     "member_id" UUID NOT NULL,
     "person_id" UUID NOT NULL,
     "refresh_hash" BYTEA NOT NULL,
-    "previous_hash" BYTEA,
     "expires_at" TIMESTAMPTZ(3) NOT NULL,
     "revoked_at" TIMESTAMPTZ(3),
     "created_at" TIMESTAMPTZ(3) NOT NULL DEFAULT CURRENT_TIMESTAMP,
@@ -569,6 +568,9 @@ CREATE UNIQUE INDEX "member_organization_id_person_id_key" ON "auth"."member"("o
 
 -- CreateIndex
 CREATE INDEX "session_organization_id_member_id_idx" ON "auth"."session"("organization_id", "member_id");
+
+-- CreateIndex
+CREATE INDEX "session_expires_at_idx" ON "auth"."session"("expires_at");
 
 -- CreateIndex
 CREATE INDEX "api_key_organization_id_created_at_id_idx" ON "auth"."api_key"("organization_id", "created_at", "id");
