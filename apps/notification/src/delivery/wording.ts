@@ -75,10 +75,7 @@ export function shortTime(iso: string, nowIso: string): string {
  * the text around it, not endless. A right-to-left name is isolated.
  */
 export function shownName(name: string): string {
-  const clean = name
-    .toWellFormed()
-    .replace(/[\p{Cc}\u2028\u2029\u200e\u200f\u061c\u202a-\u202e\u2066-\u2069]+/gu, ' ')
-    .trim();
+  const clean = oneLine(name);
   const short = clip(clean, nameShownMax) || '(no name)';
   return /[\p{Script=Arabic}\p{Script=Hebrew}\p{Script=Syriac}\p{Script=Thaana}\p{Script=Nko}]/u.test(
     short,
@@ -334,7 +331,7 @@ function wordNotice(message: NoticeMessage, { publicUrl }: WordingOptions): Card
         lead: ended
           ? `From ${humanTime(message.startedAt)} to ${humanTime(ended)} heartbeats did not reach the database through it.`
           : `Since ${humanTime(message.startedAt)} heartbeats do not reach the database through it.`,
-        entries: [{ title: 'Gateway', lines: [message.gatewayId] }],
+        entries: [{ title: 'Gateway', lines: [shownName(message.gatewayId)] }],
         advice:
           'Silence in that time counts for no vault: deadlines were extended, and no alarm was raised for it. Look at: the gateway, NATS, PostgreSQL.',
         footer: 'Sent by Keystead to the operators of the installation.',
@@ -347,9 +344,10 @@ function link(publicUrl: string, path: string): string {
   return publicUrl.replace(/\/+$/, '') + path;
 }
 
+/** Without line breaks, control characters, and characters that turn the direction of text. */
 function oneLine(text: string): string {
   return text
     .toWellFormed()
-    .replace(/[\p{Cc}\u2028\u2029]+/gu, ' ')
+    .replace(/[\p{Cc}\u2028\u2029\u200e\u200f\u061c\u202a-\u202e\u2066-\u2069]+/gu, ' ')
     .trim();
 }
