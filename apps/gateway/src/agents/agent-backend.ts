@@ -1,0 +1,48 @@
+/**
+ * What the agent link asks of the rest of the control plane. Every promise resolves after the
+ * commit it stands for, and rejects where nothing is known; nothing here is retried by the link.
+ */
+import type {
+  AgentIdentity,
+  admitAgent,
+  agentSignals,
+  Beat,
+  enrollAgent,
+  RetainedEvent,
+  recordBeats,
+  renewCertificate,
+} from '@keystead/contracts/agent-link';
+import type { z } from 'zod';
+
+export type EnrollInput = z.output<(typeof enrollAgent)['input']>;
+export type EnrollOutput = z.output<(typeof enrollAgent)['output']>;
+export type AdmitResult = z.output<(typeof admitAgent)['output']>['results'][number];
+export type BeatResult = z.output<(typeof recordBeats)['output']>['results'][number];
+export type RenewOutput = z.output<(typeof renewCertificate)['output']>;
+type Signals = z.output<(typeof agentSignals)['input']>;
+export type GoodbyeSignal = Signals['goodbyes'][number];
+export type SupersessionSignal = Signals['supersessions'][number];
+
+export interface Revocation {
+  /** uuid. */
+  agentId: string;
+  /** One certificate, or null for every one of the agent. */
+  serialNumber: string | null;
+}
+
+export interface AgentBackend {
+  enroll(request: EnrollInput): Promise<EnrollOutput>;
+  /** The registry's word on certificates when their streams open, by position. */
+  admit(identities: AgentIdentity[]): Promise<AdmitResult[]>;
+  /** Results by position. An empty batch is the gateway's tick. */
+  beats(batch: { number: number; beats: Beat[] }): Promise<BeatResult[]>;
+  /** Resolves when every event is durable, or was already. */
+  events(events: RetainedEvent[]): Promise<void>;
+  renew(identity: AgentIdentity, certificateRequest: string): Promise<RenewOutput>;
+  signals(signals: {
+    goodbyes: GoodbyeSignal[];
+    supersessions: SupersessionSignal[];
+  }): Promise<void>;
+  /** What was revoked after a position; null asks for the present position alone. */
+  revokedSince(cursor: string | null): Promise<{ revoked: Revocation[]; cursor: string }>;
+}

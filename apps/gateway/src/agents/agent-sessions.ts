@@ -1,0 +1,919 @@
+/**
+ * Every session of this gateway. A stream is opened by a certificate, greets, is admitted by the
+ * registry, and is then heard: its beats go into batches and are answered after the commit, its
+ * events are verified, made durable and receipted.
+ *
+ * Cast: {@link AgentSession} is one stream; {@link Batches} gather for the backend; {@link Hearing}
+ * says whether anything we hear is being recorded; {@link Admission} paces returning agents. One
+ * clock of a quarter of a second walks over all sessions for whatever is due: nothing here has a
+ * timer of its own.
+ *
+ * Guarantees: an answer of "recorded" follows a commit; a revoked or expired certificate is off its
+ * stream within five seconds, with the bus up or down; one live stream per agent, the newest; an id
+ * in a message is compared with the certificate's and never believed.
+ */
+
+import { status } from '@grpc/grpc-js';
+import { MessageType } from '@keystead/agent-protocol/generated/keystead/agent/v1/envelope';
+import {
+  type AgentMessage,
+  CloseReason,
+  Goodbye_Reason,
+  RenewalRefused_Reason,
+} from '@keystead/agent-protocol/generated/keystead/agent/v1/session';
+import type { LinkPeer } from '@keystead/agent-protocol/link-server';
+import { hasValidSignature } from '@keystead/agent-protocol/message-signature';
+import type { PeerIdentity } from '@keystead/agent-protocol/peer-identity';
+import { protocolVersion, type ReceivedAgentMessage } from '@keystead/agent-protocol/services';
+import type { RetainedEvent } from '@keystead/contracts/agent-link';
+import { toId } from '@keystead/contracts/ids';
+import { limits } from '@keystead/contracts/limits';
+import { Admission } from './admission.ts';
+import type {
+  AdmitResult,
+  AgentBackend,
+  BeatResult,
+  GoodbyeSignal,
+  Revocation,
+  SupersessionSignal,
+} from './agent-backend.ts';
+import { AgentSession, type QueuedBeat, type SessionCall } from './agent-session.ts';
+import { Batches } from './batches.ts';
+import { derOf } from './certificate-chain.ts';
+import { Hearing } from './hearing.ts';
+import { eventOf, factsOf, healthOf, isBootId } from './received-message.ts';
+
+export interface Clock {
+  /** Wall clock, for certificates and envelopes. */
+  unixMs(): number;
+  monotonicMs(): number;
+}
+
+export interface AgentLinkCounters {
+  sessionsOpened: number;
+  sessionsClosed: number;
+  sessionsRefused: number;
+  sessionsSuperseded: number;
+  admissionsDelayed: number;
+  beatsReceived: number;
+  beatsRecorded: number;
+  beatsNotRecorded: number;
+  beatBatches: number;
+  beatBatchesFailed: number;
+  eventsReceived: number;
+  eventsRecorded: number;
+  eventsNotRecorded: number;
+  protocolErrors: number;
+  revocationsApplied: number;
+  revocationPollsFailed: number;
+  goodbyes: number;
+}
+
+export interface AgentSessionsOptions {
+  backend: AgentBackend;
+  clock: Clock;
+  /** 0 inclusive to 1 exclusive. */
+  random: () => number;
+  /** Told what should not happen; never ids of secrets, never message contents. */
+  warn: (message: string, details: Record<string, unknown>) => void;
+}
+
+/** Tuning that is not a limit of the product. */
+const greetWithinMs = 10_000;
+const beatTimeoutMs = 10_000;
+const batchesInFlight = 4;
+const tickMs = 250;
+const deafSpreadMs = 10_000;
+const deafRetryMs = 20_000;
+const revocationMemoryMs = 60_000;
+const eventsWaitingMax = 20_000;
+const signalsWaitingMax = 20_000;
+/** Messages cost ten, retained ones one: a queue may drain ten times faster than beats may come. */
+const messageCost = 10;
+const eventCost = 1;
+const creditPerMs = (limits.agentMessagesPerSecond * messageCost) / 1_000;
+const creditMax = limits.agentMessagesPerSecond * messageCost * 10;
+const retainedWindow = 64;
+
+interface QueuedEvent {
+  session: AgentSession;
+  event: RetainedEvent;
+}
+
+export class AgentSessions {
+  readonly counters: AgentLinkCounters = {
+    sessionsOpened: 0,
+    sessionsClosed: 0,
+    sessionsRefused: 0,
+    sessionsSuperseded: 0,
+    admissionsDelayed: 0,
+    beatsReceived: 0,
+    beatsRecorded: 0,
+    beatsNotRecorded: 0,
+    beatBatches: 0,
+    beatBatchesFailed: 0,
+    eventsReceived: 0,
+    eventsRecorded: 0,
+    eventsNotRecorded: 0,
+    protocolErrors: 0,
+    revocationsApplied: 0,
+    revocationPollsFailed: 0,
+    goodbyes: 0,
+  };
+  readonly #backend: AgentBackend;
+  readonly #clock: Clock;
+  readonly #random: () => number;
+  readonly #warn: AgentSessionsOptions['warn'];
+  /** Admitted sessions by agent. */
+  readonly #byAgent = new Map<string, AgentSession>();
+  readonly #all = new Set<AgentSession>();
+  readonly #beats: Batches<QueuedBeat>;
+  readonly #events: Batches<QueuedEvent>;
+  readonly #hearing: Hearing;
+  readonly #admission: Admission;
+  readonly #paused = new Set<AgentSession>();
+  readonly #recentRevocations = new Map<string, { revocation: Revocation; atMs: number }[]>();
+  #greeted: AgentSession[] = [];
+  #admitting = 0;
+  #goodbyes: { signal: GoodbyeSignal; session: AgentSession }[] = [];
+  #supersessions: SupersessionSignal[] = [];
+  #signalling = false;
+  #batchNumber = 0;
+  #lastBatchMs = 0;
+  #lastSecondMs = 0;
+  #revocationCursor: string | null = null;
+  #polling = false;
+  #draining = false;
+  #deaf = false;
+  #timer: NodeJS.Timeout | undefined;
+
+  constructor(options: AgentSessionsOptions) {
+    this.#backend = options.backend;
+    this.#clock = options.clock;
+    this.#random = options.random;
+    this.#warn = options.warn;
+    const nowMs = options.clock.monotonicMs();
+    this.#hearing = new Hearing(limits.gatewayGoneAfterMs, nowMs);
+    this.#admission = new Admission(limits.agentHelloPerSecond, nowMs);
+    this.#beats = new Batches(
+      {
+        waitMs: limits.agentBatchWaitMs,
+        maxEntries: limits.agentBatchMax,
+        inFlightMax: batchesInFlight,
+        timeoutMs: beatTimeoutMs,
+      },
+      (entries) => this.#sendBeats(entries),
+      (entries, error) => this.#beatsFailed(entries, error),
+    );
+    this.#events = new Batches(
+      {
+        waitMs: limits.agentBatchWaitMs,
+        maxEntries: limits.agentEventsPerMessage,
+        inFlightMax: batchesInFlight,
+        timeoutMs: beatTimeoutMs,
+      },
+      (entries) => this.#sendEvents(entries),
+      (entries, error) => {
+        this.counters.eventsNotRecorded += entries.length;
+        this.#warn('events were not recorded', { events: entries.length, error: String(error) });
+      },
+    );
+  }
+
+  /** Sessions that are heard. */
+  get open(): number {
+    return this.#byAgent.size;
+  }
+
+  /** May take sessions: neither drained nor deaf. */
+  get isReady(): boolean {
+    return !this.#draining && !this.#deaf;
+  }
+
+  start(): void {
+    this.#timer ??= setInterval(() => this.#tick(), tickMs);
+    void this.pollRevocations();
+  }
+
+  /** A stream was opened. */
+  accept(call: SessionCall, peer: LinkPeer | undefined, identity: PeerIdentity | undefined): void {
+    call.on('error', ignore);
+    if (peer === undefined || identity === undefined) {
+      this.counters.sessionsRefused += 1;
+      call.emit('error', {
+        code: status.UNAUTHENTICATED,
+        details: peer?.refusal
+          ? `the client certificate was refused: ${peer.refusal}`
+          : 'a client certificate of an agent is required',
+      });
+      return;
+    }
+    const nowMs = this.#clock.monotonicMs();
+    const session = new AgentSession(call, peer, identity, nowMs, greetWithinMs, creditMax);
+    this.#all.add(session);
+    call.on('data', (received: ReceivedAgentMessage) => this.#receive(session, received));
+    call.on('end', () => this.#halfClosed(session));
+    call.on('close', () => this.#remove(session));
+    call.on('cancelled', () => this.#remove(session));
+    if (!this.isReady) this.#refuseNow(session);
+    else if (this.#clock.unixMs() >= identity.notAfterMs) this.#expire(session);
+  }
+
+  /** Reads revocations now instead of within a second. */
+  async pollRevocations(): Promise<void> {
+    if (this.#polling) return;
+    this.#polling = true;
+    try {
+      const { revoked, cursor } = await this.#backend.revokedSince(this.#revocationCursor);
+      this.#revocationCursor = cursor;
+      for (const revocation of revoked) this.revoke(revocation);
+    } catch (error) {
+      this.counters.revocationPollsFailed += 1;
+      this.#warn('revocations could not be read', { error: String(error) });
+    } finally {
+      this.#polling = false;
+    }
+  }
+
+  /** Ends the session of a revoked certificate, and of one that is just being admitted. */
+  revoke(revocation: Revocation): void {
+    const recent = this.#recentRevocations.get(revocation.agentId) ?? [];
+    recent.push({ revocation, atMs: this.#clock.monotonicMs() });
+    this.#recentRevocations.set(revocation.agentId, recent);
+    const session = this.#byAgent.get(revocation.agentId);
+    if (session !== undefined && concerns(revocation, session.identity)) {
+      this.counters.revocationsApplied += 1;
+      this.#close(
+        session,
+        CloseReason.REVOKED,
+        0,
+        status.UNAUTHENTICATED,
+        'the certificate was revoked',
+      );
+    }
+  }
+
+  /**
+   * Asks every agent to come back later, perhaps to another gateway, with delays that let them
+   * arrive at the pace of admission. Resolves when they are gone, or after `withinMs`.
+   */
+  async drain(withinMs: number): Promise<void> {
+    this.#draining = true;
+    const spreadMs = Math.max(1_000, (this.#all.size / limits.agentHelloPerSecond) * 1_000);
+    for (const session of this.#all) {
+      this.#close(
+        session,
+        CloseReason.DRAINING,
+        Math.ceil(this.#random() * spreadMs),
+        status.UNAVAILABLE,
+        'this gateway is going away',
+      );
+    }
+    const endMs = performance.now() + withinMs;
+    await Promise.all([this.#beats.finish(withinMs), this.#events.finish(withinMs)]);
+    while ((this.#all.size > 0 || this.#signalling) && performance.now() < endMs) {
+      await new Promise((resolve) => setTimeout(resolve, 10));
+    }
+  }
+
+  stop(): void {
+    clearInterval(this.#timer);
+    this.#timer = undefined;
+    for (const session of this.#all) session.peer.disconnect();
+  }
+
+  // Receiving
+
+  #receive(session: AgentSession, { message, bytes }: ReceivedAgentMessage): void {
+    if (!session.isLive) return;
+    if (this.#clock.unixMs() >= session.identity.notAfterMs) {
+      this.#expire(session);
+      return;
+    }
+    if (message === undefined || message.version !== protocolVersion) {
+      this.#wrong(session, 'a message of protocol version 1.0');
+      return;
+    }
+    const content = message.payload?.content;
+    this.#charge(session, content?.$case === 'event' ? eventCost : messageCost);
+    if (content === undefined || message.payload?.encrypted) {
+      this.#wrong(session, 'a plain payload this server knows');
+      return;
+    }
+    if (session.state === 'greeting') {
+      if (content.$case !== 'hello') {
+        this.#wrong(session, 'hello as the first message', status.FAILED_PRECONDITION);
+        return;
+      }
+      this.#greet(session, message, content.value);
+      return;
+    }
+    if (message.vaultId !== session.vaultId) {
+      this.#wrong(session, "the certificate's vault", status.PERMISSION_DENIED);
+      return;
+    }
+    switch (content.$case) {
+      case 'heartbeat':
+        this.#heartbeat(session, message, content.value);
+        return;
+      case 'event':
+        this.#event(session, message, content.value, bytes);
+        return;
+      case 'renewalRequest':
+        void this.#renew(session, content.value.certificateRequest);
+        return;
+      case 'goodbye':
+        if (content.value.reason === Goodbye_Reason.STOPPED) this.#goodbye(session);
+        else this.#leave(session);
+        return;
+      case 'commandAnswer':
+        return;
+      default:
+        this.#wrong(session, 'hello only once');
+        return;
+    }
+  }
+
+  /** Slows a sender down to its rate by not reading on; HTTP/2 then holds it at its window. */
+  #charge(session: AgentSession, cost: number): void {
+    session.credit -= cost;
+    if (session.credit > 0) return;
+    this.#refill(session, this.#clock.monotonicMs());
+    if (session.credit > 0) return;
+    session.call.pause();
+    this.#paused.add(session);
+  }
+
+  #refill(session: AgentSession, nowMs: number): void {
+    const earned = (nowMs - session.creditAtMs) * creditPerMs;
+    session.credit = Math.min(creditMax, session.credit + earned);
+    session.creditAtMs = nowMs;
+  }
+
+  #greet(session: AgentSession, message: AgentMessage, hello: Parameters<typeof factsOf>[0]): void {
+    const facts = factsOf(hello);
+    if ('wrong' in facts) {
+      this.#wrong(session, `a valid ${facts.wrong}`);
+      return;
+    }
+    if (!isBootId(message.bootId)) {
+      this.#wrong(session, 'a UUID as boot_id');
+      return;
+    }
+    session.bootId = message.bootId;
+    session.facts = facts.value;
+    session.vaultId = message.vaultId;
+    const nowMs = this.#clock.monotonicMs();
+    const delayMs = this.#admission.delayFor(this.#greeted.length, nowMs);
+    if (delayMs > 0) {
+      this.counters.admissionsDelayed += 1;
+      this.#close(
+        session,
+        CloseReason.BUSY,
+        delayMs,
+        status.UNAVAILABLE,
+        'too many agents arrive at once',
+      );
+      return;
+    }
+    session.state = 'admitting';
+    session.deadlineMs = nowMs + 2 * beatTimeoutMs;
+    session.call.pause();
+    this.#greeted.push(session);
+    if (this.#greeted.length === 1) setTimeout(() => this.#admitSome(), limits.agentBatchWaitMs);
+  }
+
+  #admitSome(): void {
+    if (this.#admitting >= batchesInFlight || this.#greeted.length === 0) return;
+    const count = this.#admission.take(
+      Math.min(this.#greeted.length, limits.agentBatchMax),
+      this.#clock.monotonicMs(),
+    );
+    if (count === 0) return;
+    const batch = this.#greeted.splice(0, count).filter((session) => session.isLive);
+    if (batch.length === 0) return;
+    this.#admitting += 1;
+    void this.#admit(batch).finally(() => {
+      this.#admitting -= 1;
+      this.#admitSome();
+    });
+  }
+
+  async #admit(batch: AgentSession[]): Promise<void> {
+    let results: AdmitResult[];
+    try {
+      results = await this.#backend.admit(
+        batch.map(({ identity }) => ({
+          organizationId: identity.organizationId,
+          agentId: identity.agentId,
+          serialNumber: identity.serialNumber,
+        })),
+      );
+    } catch (error) {
+      this.#warn('agents could not be admitted', { agents: batch.length, error: String(error) });
+      for (const session of batch) this.#refuseNow(session);
+      return;
+    }
+    for (const [index, session] of batch.entries()) {
+      const result = results[index];
+      if (!session.isLive) continue;
+      if (result?.outcome === 'admitted') this.#admitted(session, result);
+      else {
+        this.counters.sessionsRefused += 1;
+        this.#close(
+          session,
+          CloseReason.REVOKED,
+          0,
+          status.UNAUTHENTICATED,
+          'the certificate is not valid any more',
+        );
+      }
+    }
+  }
+
+  #admitted(session: AgentSession, admitted: Extract<AdmitResult, { outcome: 'admitted' }>): void {
+    const { identity } = session;
+    const vaultId = toId('vault', admitted.vaultId);
+    if (session.vaultId !== vaultId) {
+      session.vaultId = vaultId;
+      this.#wrong(session, "the certificate's vault", status.PERMISSION_DENIED);
+      return;
+    }
+    const recent = this.#recentRevocations.get(identity.agentId);
+    if (recent?.some(({ revocation }) => concerns(revocation, identity))) {
+      this.#close(session, CloseReason.REVOKED, 0, status.UNAUTHENTICATED, 'revoked');
+      return;
+    }
+    const older = this.#byAgent.get(identity.agentId);
+    if (older !== undefined) {
+      this.counters.sessionsSuperseded += 1;
+      this.#close(
+        older,
+        CloseReason.SUPERSEDED,
+        0,
+        status.ABORTED,
+        'a newer stream of this agent was opened',
+      );
+      if (older.bootId !== session.bootId) {
+        this.#supersessions.push({
+          organizationId: identity.organizationId,
+          agentId: identity.agentId,
+          oldBootId: older.bootId,
+          newBootId: session.bootId,
+        });
+        this.#signal();
+      }
+    }
+    this.#byAgent.set(identity.agentId, session);
+    session.state = 'open';
+    session.intervalMs = admitted.intervalMs;
+    session.assignedPolicySetVersion = admitted.assignedPolicySetVersion;
+    // Reopened before the connection's own age ends it, at times that do not coincide.
+    session.deadlineMs =
+      this.#clock.monotonicMs() + limits.agentConnectionMaxAgeMs * (0.75 + 0.1 * this.#random());
+    this.counters.sessionsOpened += 1;
+    session.send(
+      MessageType.REGISTRATION,
+      {
+        $case: 'welcome',
+        value: {
+          heartbeatIntervalMs: admitted.intervalMs,
+          answerDeadlineMs: Math.min(Math.max(admitted.intervalMs, 5_000), beatTimeoutMs + 2_000),
+          serverTimeUnixMs: this.#clock.unixMs(),
+          assignedPolicySet: policySet(admitted.assignedPolicySetVersion),
+          retainedWindow,
+        },
+      },
+      this.#clock.unixMs(),
+    );
+    session.call.resume();
+  }
+
+  // Beats
+
+  #heartbeat(
+    session: AgentSession,
+    message: AgentMessage,
+    heartbeat: Parameters<typeof healthOf>[0],
+  ): void {
+    this.counters.beatsReceived += 1;
+    if (message.bootId !== session.bootId) {
+      this.#wrong(session, 'the boot_id of hello', status.PERMISSION_DENIED);
+      return;
+    }
+    if (heartbeat.number <= session.lastNumber) {
+      this.#wrong(session, 'heartbeats in ascending order');
+      return;
+    }
+    const health = healthOf(heartbeat);
+    if (health === undefined) {
+      this.#wrong(session, 'a heartbeat with a health');
+      return;
+    }
+    session.lastNumber = heartbeat.number;
+    const { identity, facts } = session;
+    const beat = {
+      organizationId: identity.organizationId,
+      agentId: identity.agentId,
+      bootId: session.bootId,
+      sequence: heartbeat.number,
+      health,
+      policySetVersion: heartbeat.policySet?.version || null,
+      facts,
+    };
+    if (session.queued !== undefined) {
+      session.queued.beat = beat;
+      return;
+    }
+    session.queued = { session, beat };
+    this.#beats.add(session.queued);
+  }
+
+  async #sendBeats(entries: QueuedBeat[]): Promise<void> {
+    const beats = [];
+    for (const entry of entries) {
+      entry.session.queued = undefined;
+      beats.push(entry.beat);
+    }
+    this.#batchNumber += 1;
+    this.counters.beatBatches += 1;
+    this.#lastBatchMs = this.#clock.monotonicMs();
+    const results = await this.#backend.beats({ number: this.#batchNumber, beats });
+    this.#hearing.acknowledged(this.#clock.monotonicMs());
+    const nowUnixMs = this.#clock.unixMs();
+    for (let index = 0; index < entries.length; index += 1) {
+      const entry = entries[index] as QueuedBeat;
+      this.#answer(entry, results[index], nowUnixMs);
+    }
+  }
+
+  #answer({ session, beat }: QueuedBeat, result: BeatResult | undefined, nowUnixMs: number): void {
+    if (result?.outcome === 'unknown') {
+      this.#close(
+        session,
+        CloseReason.REVOKED,
+        0,
+        status.UNAUTHENTICATED,
+        'the agent is not registered any more',
+      );
+      return;
+    }
+    const recorded = result !== undefined;
+    if (recorded) {
+      this.counters.beatsRecorded += 1;
+      // What was told need not be told again, unless the agent says hello again.
+      if (beat.facts === session.facts) session.facts = null;
+    } else this.counters.beatsNotRecorded += 1;
+    const changed =
+      recorded && result.assignedPolicySetVersion !== session.assignedPolicySetVersion;
+    if (changed) session.assignedPolicySetVersion = result.assignedPolicySetVersion;
+    const intervalMs = recorded && result.intervalMs !== session.intervalMs ? result.intervalMs : 0;
+    if (intervalMs > 0) session.intervalMs = intervalMs;
+    session.send(
+      MessageType.HEARTBEAT,
+      {
+        $case: 'heartbeatAnswer',
+        value: {
+          number: beat.sequence,
+          recorded,
+          heartbeatIntervalMs: intervalMs,
+          assignedPolicySet: changed ? policySet(session.assignedPolicySetVersion) : undefined,
+        },
+      },
+      nowUnixMs,
+    );
+  }
+
+  #beatsFailed(entries: QueuedBeat[], error: unknown): void {
+    this.counters.beatBatchesFailed += 1;
+    this.#warn('beats were not recorded', { beats: entries.length, error: String(error) });
+    const nowUnixMs = this.#clock.unixMs();
+    for (const entry of entries) this.#answer(entry, undefined, nowUnixMs);
+  }
+
+  // Events
+
+  #event(
+    session: AgentSession,
+    message: AgentMessage,
+    event: Parameters<typeof eventOf>[0],
+    bytes: Buffer,
+  ): void {
+    this.counters.eventsReceived += 1;
+    if (!isBootId(message.bootId)) {
+      this.#wrong(session, 'a UUID as boot_id');
+      return;
+    }
+    if (message.sequence < 1) {
+      this.#wrong(session, 'a sequence from 1 on');
+      return;
+    }
+    const checked = eventOf(event);
+    if ('wrong' in checked) {
+      this.#wrong(session, `a valid ${checked.wrong}`);
+      return;
+    }
+    const key = session.peer.certificate?.publicKey;
+    if (key === undefined || !hasValidSignature(bytes, key)) {
+      this.#wrong(session, "a signature by the certificate's key");
+      return;
+    }
+    // Without a receipt the agent sends it again: nothing is lost by not taking it now.
+    if (this.#events.waiting >= eventsWaitingMax) {
+      this.counters.eventsNotRecorded += 1;
+      return;
+    }
+    this.#events.add({
+      session,
+      event: {
+        organizationId: session.identity.organizationId,
+        agentId: session.identity.agentId,
+        bootId: message.bootId,
+        sequence: message.sequence,
+        signature: message.signature.toString('base64'),
+        ...checked.value,
+      },
+    });
+  }
+
+  async #sendEvents(entries: QueuedEvent[]): Promise<void> {
+    await this.#backend.events(entries.map(({ event }) => event));
+    this.counters.eventsRecorded += entries.length;
+    const nowUnixMs = this.#clock.unixMs();
+    const receipts = new Map<AgentSession, Map<string, number[]>>();
+    for (const { session, event } of entries) {
+      const byBoot = receipts.get(session) ?? new Map<string, number[]>();
+      receipts.set(session, byBoot);
+      const sequences = byBoot.get(event.bootId) ?? [];
+      byBoot.set(event.bootId, sequences);
+      sequences.push(event.sequence);
+    }
+    for (const [session, byBoot] of receipts) {
+      for (const [bootId, sequences] of byBoot) {
+        sequences.sort((one, other) => one - other);
+        session.send(
+          MessageType.NOTIFICATION,
+          { $case: 'receipt', value: { bootId, sequences } },
+          nowUnixMs,
+        );
+      }
+    }
+  }
+
+  // Renewal
+
+  async #renew(session: AgentSession, certificateRequest: Buffer): Promise<void> {
+    if (session.renewing) return;
+    session.renewing = true;
+    const { organizationId, agentId, serialNumber } = session.identity;
+    try {
+      if (certificateRequest.length === 0 || certificateRequest.length > 6_000) {
+        this.#renewalRefused(session, RenewalRefused_Reason.BAD_REQUEST, 3_600_000);
+        return;
+      }
+      const answer = await this.#backend.renew(
+        { organizationId, agentId, serialNumber },
+        certificateRequest.toString('base64'),
+      );
+      if (answer.outcome === 'refused') {
+        this.#renewalRefused(session, RenewalRefused_Reason.BAD_REQUEST, 3_600_000);
+        return;
+      }
+      const chain = answer.certificateChain.map(derOf);
+      session.send(
+        MessageType.REGISTRATION,
+        {
+          $case: 'certificateIssued',
+          value: {
+            certificateChain: chain.slice(0, 2),
+            rootCertificate: chain[2] ?? noBytes,
+          },
+        },
+        this.#clock.unixMs(),
+      );
+    } catch (error) {
+      this.#warn('a certificate could not be renewed', { agentId, error: String(error) });
+      this.#renewalRefused(
+        session,
+        RenewalRefused_Reason.UNAVAILABLE,
+        Math.ceil(30_000 + this.#random() * 60_000),
+      );
+    } finally {
+      session.renewing = false;
+    }
+  }
+
+  #renewalRefused(
+    session: AgentSession,
+    reason: RenewalRefused_Reason,
+    retryAfterMs: number,
+  ): void {
+    session.send(
+      MessageType.REGISTRATION,
+      { $case: 'renewalRefused', value: { reason, retryAfterMs } },
+      this.#clock.unixMs(),
+    );
+  }
+
+  // Leaving
+
+  #goodbye(session: AgentSession): void {
+    this.counters.goodbyes += 1;
+    const { organizationId, agentId } = session.identity;
+    if (this.#goodbyes.length >= signalsWaitingMax) {
+      this.#leave(session);
+      return;
+    }
+    this.#goodbyes.push({
+      session,
+      signal: { organizationId, agentId, bootId: session.bootId },
+    });
+    session.call.pause();
+    this.#signal();
+  }
+
+  #leave(session: AgentSession): void {
+    session.end(this.#clock.monotonicMs());
+    this.#forget(session);
+  }
+
+  /** Tells goodbyes and supersessions, after the beats that came before them. */
+  #signal(): void {
+    if (this.#signalling) return;
+    this.#signalling = true;
+    setTimeout(() => void this.#sendSignals(), limits.agentBatchWaitMs);
+  }
+
+  async #sendSignals(): Promise<void> {
+    const goodbyes = this.#goodbyes.splice(0, limits.agentBatchMax);
+    const supersessions = this.#supersessions.splice(0, limits.agentBatchMax);
+    try {
+      // A beat that is still waiting belongs before the goodbye: one more wait lets it leave.
+      await new Promise((resolve) => setTimeout(resolve, limits.agentBatchWaitMs));
+      await this.#beats.settled();
+      await this.#backend.signals({
+        goodbyes: goodbyes.map(({ signal }) => signal),
+        supersessions,
+      });
+      for (const { session } of goodbyes) this.#leave(session);
+    } catch (error) {
+      this.#warn('signals were not recorded', { error: String(error) });
+      if (this.#supersessions.length < signalsWaitingMax) {
+        this.#supersessions.push(...supersessions);
+      }
+      // Without its record a goodbye is silence, which is the louder of the two: keep trying while
+      // the agent waits for the end of its stream.
+      this.#goodbyes.push(...goodbyes.filter(({ session }) => session.isLive));
+      await new Promise((resolve) => setTimeout(resolve, 500));
+    } finally {
+      this.#signalling = false;
+      if (this.#goodbyes.length > 0 || this.#supersessions.length > 0) this.#signal();
+    }
+  }
+
+  #halfClosed(session: AgentSession): void {
+    // After a goodbye the stream is ended when that is recorded.
+    if (this.#goodbyes.some((goodbye) => goodbye.session === session)) return;
+    if (session.isLive && !this.#signalling) this.#leave(session);
+  }
+
+  // Ending
+
+  #expire(session: AgentSession): void {
+    this.#close(session, CloseReason.EXPIRED, 0, status.UNAUTHENTICATED, 'the certificate expired');
+  }
+
+  #refuseNow(session: AgentSession): void {
+    this.counters.sessionsRefused += 1;
+    this.#close(
+      session,
+      this.#draining ? CloseReason.DRAINING : CloseReason.DEAF,
+      Math.ceil(deafRetryMs * (0.25 + this.#random())),
+      status.UNAVAILABLE,
+      'no sessions can be taken at the moment',
+    );
+  }
+
+  #wrong(session: AgentSession, wanted: string, code = status.INVALID_ARGUMENT): void {
+    this.counters.protocolErrors += 1;
+    this.#close(session, CloseReason.PROTOCOL, 0, code, `expected ${wanted}`);
+  }
+
+  #close(
+    session: AgentSession,
+    reason: CloseReason,
+    retryAfterMs: number,
+    code: (typeof status)[keyof typeof status],
+    details: string,
+  ): void {
+    session.close(
+      reason,
+      retryAfterMs,
+      code,
+      details,
+      this.#clock.monotonicMs(),
+      this.#clock.unixMs(),
+    );
+    this.#forget(session);
+  }
+
+  /** From now on nobody finds this session; its stream may still be ending. */
+  #forget(session: AgentSession): void {
+    this.#paused.delete(session);
+    if (this.#byAgent.get(session.identity.agentId) === session) {
+      this.#byAgent.delete(session.identity.agentId);
+      this.counters.sessionsClosed += 1;
+    }
+  }
+
+  #remove(session: AgentSession): void {
+    this.#forget(session);
+    session.state = 'gone';
+    this.#all.delete(session);
+  }
+
+  // The clock
+
+  #tick(): void {
+    const nowMs = this.#clock.monotonicMs();
+    for (const session of this.#paused) {
+      this.#refill(session, nowMs);
+      if (session.credit > 0 && session.state === 'open') {
+        this.#paused.delete(session);
+        session.call.resume();
+      }
+    }
+    this.#admitSome();
+    if (nowMs - this.#lastSecondMs < 1_000) return;
+    this.#lastSecondMs = nowMs;
+    void this.pollRevocations();
+    if (nowMs - this.#lastBatchMs >= limits.gatewayTickMs - tickMs) this.#beats.tick();
+    this.#listen(nowMs);
+    this.#walk(nowMs, this.#clock.unixMs());
+    for (const [agentId, recent] of this.#recentRevocations) {
+      if (recent.every(({ atMs }) => nowMs - atMs > revocationMemoryMs)) {
+        this.#recentRevocations.delete(agentId);
+      }
+    }
+  }
+
+  #listen(nowMs: number): void {
+    const deaf = this.#hearing.isDeaf(nowMs);
+    if (deaf === this.#deaf) return;
+    this.#deaf = deaf;
+    this.#warn(deaf ? 'nothing is being recorded: agents are sent away' : 'recording again', {
+      silentForMs: Math.round(this.#hearing.silentForMs(nowMs)),
+    });
+    if (!deaf) return;
+    for (const session of this.#byAgent.values()) {
+      session.deadlineMs = Math.min(
+        session.deadlineMs,
+        nowMs + Math.floor(this.#random() * deafSpreadMs),
+      );
+    }
+  }
+
+  #walk(nowMs: number, nowUnixMs: number): void {
+    for (const session of this.#all) {
+      if (session.isLive && nowUnixMs >= session.identity.notAfterMs) this.#expire(session);
+      if (nowMs < session.deadlineMs) continue;
+      switch (session.state) {
+        case 'greeting':
+          this.#wrong(session, 'hello within ten seconds', status.FAILED_PRECONDITION);
+          break;
+        case 'admitting':
+          this.#refuseNow(session);
+          break;
+        case 'open':
+          if (this.#deaf) this.#refuseNow(session);
+          else {
+            this.#close(
+              session,
+              CloseReason.DRAINING,
+              Math.ceil(this.#random() * 2_000),
+              status.UNAVAILABLE,
+              'the session is old: reopen it',
+            );
+          }
+          break;
+        default:
+          session.peer.disconnect();
+          this.#remove(session);
+      }
+    }
+  }
+}
+
+function concerns(revocation: Revocation, identity: PeerIdentity): boolean {
+  return (
+    revocation.agentId === identity.agentId &&
+    (revocation.serialNumber === null || revocation.serialNumber === identity.serialNumber)
+  );
+}
+
+function policySet(version: number | null) {
+  return version === null ? undefined : { version, digest: '' };
+}
+
+function ignore(): void {}
+const noBytes = Buffer.alloc(0);
