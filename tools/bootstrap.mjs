@@ -9,7 +9,18 @@ import { fileURLToPath } from 'node:url';
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
 const nodeProgram = join(root, 'node_modules', '.bin', 'node');
-const tools = ['start', 'test', 'verify', 'prove', 'dev', 'bench', 'generate', 'build', 'topology', 'lockfile'];
+const tools = [
+  'start',
+  'test',
+  'verify',
+  'prove',
+  'dev',
+  'bench',
+  'generate',
+  'build',
+  'topology',
+  'lockfile',
+];
 
 const environment = {
   ...process.env,
