@@ -5,7 +5,7 @@ import { ServiceError, type WireError } from '@keystead/contracts/errors';
 import { limits } from '@keystead/contracts/limits';
 import { type NudgeName, nudges } from '@keystead/contracts/nudges';
 import type { Input, InternalCall, Operation, Output } from '@keystead/contracts/operation';
-import { headers } from '@nats-io/transport-node';
+import { headers, type NatsConnection } from '@nats-io/transport-node';
 import { ClientNats, NatsRecordBuilder } from '@nestjs/microservices';
 import { firstValueFrom, timeout } from 'rxjs';
 import type { z } from 'zod';
@@ -28,6 +28,12 @@ export class Bus {
 
   async connect(): Promise<void> {
     await this.#client.connect();
+  }
+
+  /** Waits for an answer of the NATS server itself; never, while it is away. */
+  async ping(): Promise<void> {
+    await this.#client.connect();
+    await this.#client.unwrap<NatsConnection>().flush();
   }
 
   async close(): Promise<void> {
