@@ -1,0 +1,81 @@
+/**
+ * The life of a gateway process: open the connections, offer the doors, and on SIGTERM say so,
+ * finish what runs and close. It starts also while NATS or Redis are away; `/readyz` then says no.
+ */
+import { natsConnection } from '@keystead/messaging/bus-options';
+import { stopOnSignal } from '@keystead/service-runtime/boot-service';
+import { listenForHealth, serveHealth } from '@keystead/service-runtime/health';
+import { type Logger, nestLogger } from '@keystead/service-runtime/log';
+import { NestFactory } from '@nestjs/core';
+import { type MicroserviceOptions, Transport } from '@nestjs/microservices';
+import type { NestFastifyApplication } from '@nestjs/platform-fastify';
+import type { FastifyInstance } from 'fastify';
+import { collectDefaultMetrics, Registry } from 'prom-client';
+import type { Config } from './config.ts';
+import { openConnections } from './connections.ts';
+import { GatewayModule } from './gateway.module.ts';
+import { createHttpServer } from './rest/http-server.ts';
+import { ProblemFilter } from './rest/problem.filter.ts';
+import { RequestMetrics } from './rest/request-metrics.ts';
+import { RouteTable } from './rest/route-table.ts';
+
+export interface RunningGateway {
+  httpPort: number;
+  healthPort: number;
+  close: () => Promise<void>;
+}
+
+export async function startGateway(config: Config, log: Logger): Promise<void> {
+  try {
+    const gateway = await runGateway(config, log);
+    stopOnSignal(log, gateway.close);
+    log.info({ httpPort: gateway.httpPort, healthPort: gateway.healthPort }, 'started');
+  } catch (error) {
+    log.fatal({ err: error }, 'could not start');
+    process.exit(1);
+  }
+}
+
+export async function runGateway(config: Config, log: Logger): Promise<RunningGateway> {
+  const metrics = new Registry();
+  metrics.setDefaultLabels({ service: 'gateway' });
+  collectDefaultMetrics({ register: metrics });
+  const connections = openConnections(config, log);
+  const routes = new RouteTable();
+  const adapter = createHttpServer({
+    trustedProxies: config.KEYSTEAD_TRUSTED_PROXIES,
+    corsOrigins: config.KEYSTEAD_CORS_ORIGINS,
+    https: config.KEYSTEAD_PUBLIC_URL?.startsWith('https:') ?? false,
+    routes,
+    metrics: new RequestMetrics(metrics),
+  });
+  const app = await NestFactory.create<NestFastifyApplication>(
+    GatewayModule.with(config, connections, log),
+    adapter,
+    { bodyParser: false, logger: nestLogger(log), abortOnError: false },
+  );
+  app.useGlobalFilters(new ProblemFilter(log, routes));
+  serveHealth(adapter.getInstance<FastifyInstance>(), connections.checks, metrics);
+  app.connectMicroservice<MicroserviceOptions>({
+    transport: Transport.NATS,
+    options: natsConnection({ natsUrl: config.KEYSTEAD_NATS_URL, service: 'gateway' }),
+  });
+  await app.listen({ host: config.KEYSTEAD_HTTP_HOST, port: config.KEYSTEAD_HTTP_PORT });
+  // Nudges only hurry what is looked at every second anyway, so nothing waits for NATS here.
+  app.startAllMicroservices().catch((error: unknown) => log.error({ err: error }, 'no nudges'));
+  const health = await listenForHealth(
+    { host: config.KEYSTEAD_HEALTH_HOST, port: config.KEYSTEAD_HEALTH_PORT },
+    connections.checks,
+    metrics,
+  );
+  const bound = app.getHttpServer().address();
+  return {
+    httpPort: typeof bound === 'object' && bound ? bound.port : config.KEYSTEAD_HTTP_PORT,
+    healthPort: health.port,
+    close: async () => {
+      await health.close();
+      await app.close();
+      await connections.close();
+    },
+  };
+}

@@ -1,0 +1,157 @@
+/**
+ * The HTTP server under Nest: Fastify with every limit named, bodies left as bytes until the
+ * caller is known, and an answer of ours for what is refused before any route is found.
+ */
+import type { IncomingMessage } from 'node:http';
+import type { Socket } from 'node:net';
+import helmet from '@fastify/helmet';
+import { ServiceError } from '@keystead/contracts/errors';
+import { newUuid } from '@keystead/contracts/ids';
+import { limits } from '@keystead/contracts/limits';
+import { FastifyAdapter } from '@nestjs/platform-fastify';
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
+import { asServiceError, problemAnswer } from './problem.ts';
+import type { RequestMetrics } from './request-metrics.ts';
+import { readRequestId } from './request-text.ts';
+import type { RouteTable } from './route-table.ts';
+
+export interface HttpServerOptions {
+  trustedProxies: readonly string[];
+  corsOrigins: readonly string[];
+  /** Whether the public address is https. */
+  https: boolean;
+  routes: RouteTable;
+  metrics: RequestMetrics;
+}
+
+const headersMaxBytes = 16 * 1024;
+const pathParameterMaxLength = 1_024;
+
+export function createHttpServer(options: HttpServerOptions): FastifyAdapter {
+  const adapter = new FastifyAdapter({
+    skipMiddie: true,
+    bodyLimit: limits.bodyMaxBytes,
+    requestTimeout: limits.requestTimeoutMs,
+    connectionTimeout: 2 * limits.requestTimeoutMs,
+    keepAliveTimeout: 72_000,
+    http: { maxHeaderSize: headersMaxBytes },
+    trustProxy: options.trustedProxies.length > 0 ? [...options.trustedProxies] : false,
+    genReqId: (request: IncomingMessage) =>
+      readRequestId(request.headers['x-request-id']) ?? newUuid(),
+    requestIdHeader: false,
+    routerOptions: {
+      maxParamLength: pathParameterMaxLength,
+      // Queries are read by the operation, which says what is wrong with them and where.
+      querystringParser: () => ({}),
+    },
+    frameworkErrors: (error: Error, request: FastifyRequest, reply: FastifyReply) => {
+      const { status, headers, body } = problemAnswer(
+        asServiceError(error),
+        request.id,
+        new Date(),
+      );
+      reply.code(status).headers(headers).send(JSON.stringify(body));
+    },
+    clientErrorHandler: refuseUnreadable,
+  });
+  const server = adapter.getInstance<FastifyInstance>();
+  server.decorateRequest('facts', null as never);
+  server.decorateRequest('user', null as never);
+  readBodiesAsBytes(server);
+  server.addHook('onRoute', ({ method, url }) => {
+    options.routes.add(Array.isArray(method) ? method : [method], url);
+  });
+  server.addHook('onRequest', async (request, reply) => {
+    reply.header('x-request-id', request.id);
+  });
+  server.addHook('onResponse', async (request, reply) => {
+    options.metrics.observe(
+      request.method,
+      request.routeOptions.url,
+      reply.statusCode,
+      reply.elapsedTime,
+    );
+  });
+  void server.register(helmet, {
+    contentSecurityPolicy: {
+      useDefaults: false,
+      directives: { defaultSrc: ["'none'"], frameAncestors: ["'none'"] },
+    },
+    strictTransportSecurity: options.https ? { maxAge: 365 * 24 * 3_600 } : false,
+    crossOriginResourcePolicy: options.corsOrigins.length > 0 ? { policy: 'cross-origin' } : true,
+  });
+  if (options.corsOrigins.length > 0) {
+    adapter.enableCors({
+      origin: [...options.corsOrigins],
+      methods: ['GET', 'HEAD', 'POST', 'PATCH', 'PUT', 'DELETE'],
+      allowedHeaders: [
+        'Authorization',
+        'Content-Type',
+        'Idempotency-Key',
+        'If-Match',
+        'Last-Event-ID',
+        'Traceparent',
+        'X-Request-Id',
+      ],
+      exposedHeaders: [
+        'ETag',
+        'Location',
+        'RateLimit',
+        'RateLimit-Limit',
+        'RateLimit-Policy',
+        'RateLimit-Remaining',
+        'RateLimit-Reset',
+        'Retry-After',
+        'X-Request-Id',
+      ],
+      maxAge: 600,
+    });
+  }
+  return adapter;
+}
+
+// JSON is parsed after the caller is known, so that nobody else can make us parse it.
+function readBodiesAsBytes(server: FastifyInstance): void {
+  server.removeAllContentTypeParsers();
+  server.addContentTypeParser('application/json', { parseAs: 'buffer' }, (request, body, done) => {
+    const { 'content-encoding': encoding, 'content-type': type = '' } = request.headers;
+    const charset = /;\s*charset\s*=\s*"?([^";\s]+)/i.exec(type)?.[1]?.toLowerCase();
+    if (encoding !== undefined && encoding.toLowerCase() !== 'identity') {
+      done(
+        new ServiceError('unsupported_media_type', { detail: 'Send the body without encoding' }),
+      );
+    } else if (charset !== undefined && charset !== 'utf-8' && charset !== 'utf8') {
+      done(
+        new ServiceError('unsupported_media_type', { detail: 'Send application/json in UTF-8' }),
+      );
+    } else done(null, body);
+  });
+}
+
+const statusOfClientError: Record<string, ConstructorParameters<typeof ServiceError>> = {
+  HPE_HEADER_OVERFLOW: ['headers_too_large'],
+  ERR_HTTP_REQUEST_TIMEOUT: ['request_timeout'],
+};
+
+// No request came out of these bytes, so there is no reply: the answer is written by hand.
+function refuseUnreadable(error: Error & { code?: string }, socket: Socket): void {
+  if (error.code === 'ECONNRESET' || socket.destroyed) return;
+  const [code, details] = statusOfClientError[error.code ?? ''] ?? [
+    'invalid_request',
+    { detail: 'This is not a well-formed HTTP request' },
+  ];
+  const answer = problemAnswer(new ServiceError(code, details), newUuid(), new Date());
+  const body = JSON.stringify(answer.body);
+  const headers = {
+    ...answer.headers,
+    'content-length': String(Buffer.byteLength(body)),
+    'x-content-type-options': 'nosniff',
+    'x-request-id': answer.body.requestId,
+    connection: 'close',
+  };
+  const head = Object.entries(headers).map(([name, value]) => `${name}: ${value}\r\n`);
+  if (socket.writable) {
+    socket.end(`HTTP/1.1 ${answer.status} ${answer.body.title}\r\n${head.join('')}\r\n${body}`);
+  }
+  setTimeout(() => socket.destroy(), 1_000).unref();
+}

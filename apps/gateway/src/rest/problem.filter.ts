@@ -1,0 +1,38 @@
+import { ServiceError } from '@keystead/contracts/errors';
+import type { Logger } from '@keystead/service-runtime/log';
+import { type ArgumentsHost, Catch, type ExceptionFilter, NotFoundException } from '@nestjs/common';
+import type { FastifyReply, FastifyRequest } from 'fastify';
+import { asServiceError, problemAnswer } from './problem.ts';
+import type { RouteTable } from './route-table.ts';
+
+/** Answers everything that was thrown on the way of a request. */
+@Catch()
+export class ProblemFilter implements ExceptionFilter {
+  readonly #log: Logger;
+  readonly #routes: RouteTable;
+
+  constructor(log: Logger, routes: RouteTable) {
+    this.#log = log;
+    this.#routes = routes;
+  }
+
+  catch(thrown: unknown, host: ArgumentsHost): void {
+    const request = host.switchToHttp().getRequest<FastifyRequest>();
+    const reply = host.switchToHttp().getResponse<FastifyReply>();
+    const unrouted = thrown instanceof NotFoundException;
+    const allowed = unrouted ? this.#routes.methodsOf(request.url) : [];
+    if (allowed.length > 0) reply.header('allow', allowed.join(', '));
+    if (allowed.length > 0 && request.method === 'OPTIONS') {
+      reply.code(204).send();
+      return;
+    }
+    const error =
+      allowed.length > 0 ? new ServiceError('method_not_allowed') : asServiceError(thrown);
+    if (error.code === 'internal' || error.code === 'unavailable') {
+      this.#log.error({ err: thrown, requestId: request.id }, 'a request failed');
+    }
+    if (reply.sent || reply.raw.headersSent) return;
+    const { status, headers, body } = problemAnswer(error, request.id, new Date());
+    reply.code(status).headers(headers).send(JSON.stringify(body));
+  }
+}
