@@ -32,6 +32,7 @@ export const limits = {
   enrollmentTokensPerOrganization: 1_000,
   enrollmentTokenMaxUses: 100_000,
   enrollmentTokenMaxTtlSeconds: 30 * 24 * 3_600,
+  enrollmentTokenKeepDays: 90,
   thresholdRulesPerOrganization: 200,
   alertRulesPerOrganization: 200,
   channelsPerOrganization: 200,
@@ -103,6 +104,7 @@ export const limits = {
   revocationPollMs: 1_000,
   certificateTtlSeconds: 7 * 24 * 3_600,
   certificateBackdateSeconds: 5 * 60,
+  certificatesPerAgent: 32,
 
   // Deliveries
   deliveryTimeoutMs: 15_000,
