@@ -6,7 +6,14 @@ import { MessagingModule } from '@keystead/service-runtime/messaging.module';
 import { type DynamicModule, type INestMicroservice, Module } from '@nestjs/common';
 import { ApiKeysBus } from './api-keys/api-keys.nats.ts';
 import { ApiKeys } from './api-keys/api-keys.ts';
+import { AuditEventsBus } from './audit-events/audit-events.nats.ts';
+import { AuditEvents } from './audit-events/audit-events.ts';
 import type { Config } from './config.ts';
+import { ExpiredRows } from './expiry/expired-rows.ts';
+import { RemoveExpiredJob } from './expiry/remove-expired.job.ts';
+import { Invitations } from './members/invitations.ts';
+import { MembersBus } from './members/members.nats.ts';
+import { Members } from './members/members.ts';
 import { OrganizationsBus } from './organizations/organizations.nats.ts';
 import { Organizations, SIGN_UP } from './organizations/organizations.ts';
 import { Passwords } from './passwords/passwords.ts';
@@ -32,7 +39,7 @@ export class AuthModule {
         }),
         MessagingModule.forRoot({ service: 'auth', environment: config }, log),
       ],
-      controllers: [OrganizationsBus, SessionsBus, ApiKeysBus],
+      controllers: [OrganizationsBus, SessionsBus, MembersBus, ApiKeysBus, AuditEventsBus],
       providers: [
         { provide: SIGN_UP, useValue: config.KEYSTEAD_SIGN_UP },
         { provide: Passwords, useValue: new Passwords() },
@@ -52,7 +59,12 @@ export class AuthModule {
         People,
         Organizations,
         Sessions,
+        Members,
+        Invitations,
         ApiKeys,
+        AuditEvents,
+        ExpiredRows,
+        RemoveExpiredJob,
       ],
     };
   }

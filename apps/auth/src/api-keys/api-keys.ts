@@ -56,45 +56,46 @@ export class ApiKeys {
   ): Promise<Output<typeof createApiKey>> {
     const { organizationId } = ctx;
     const { name, role, ttlSeconds } = input.body;
-    if (!mayGrant(roleSchema.parse(ctx.role), role)) {
-      await this.refusals.write(ctx, createApiKey, { changes: { name, role } });
-      throw new ServiceError('permission_denied', {
-        detail: `only an owner makes a key with the role ${role}`,
-      });
-    }
-    return this.work.write(ctx, createApiKey, input, async (transaction, note) => {
-      const now = new Date();
-      const living = await transaction.apiKey.count({
-        where: {
-          organizationId,
-          revokedAt: null,
-          OR: [{ expiresAt: null }, { expiresAt: { gt: now } }],
-        },
-      });
-      if (living >= limits.apiKeysPerOrganization) {
-        throw new ServiceError('limit_reached', {
-          detail: `an organization has at most ${limits.apiKeysPerOrganization} API keys`,
+    return this.refusals.watch(ctx, createApiKey, { changes: { name, role } }, () =>
+      this.work.write(ctx, createApiKey, input, async (transaction, note) => {
+        if (!mayGrant(roleSchema.parse(ctx.role), role)) {
+          throw new ServiceError('permission_denied', {
+            detail: `only an owner makes a key with the role ${role}`,
+          });
+        }
+        const now = new Date();
+        const living = await transaction.apiKey.count({
+          where: {
+            organizationId,
+            revokedAt: null,
+            OR: [{ expiresAt: null }, { expiresAt: { gt: now } }],
+          },
         });
-      }
-      const credential = newCredential('apiKey');
-      const row = await transaction.apiKey.create({
-        data: {
-          organizationId,
-          id: newUuid(),
-          name,
-          role,
-          prefix: credential.prefix,
-          hash: bytes(credential.hash),
-          createdAt: now,
-          expiresAt: ttlSeconds === null ? null : new Date(now.getTime() + ttlSeconds * 1_000),
-        },
-      });
-      note({
-        target: { kind: 'apiKey', id: toId('apiKey', row.id), name },
-        changes: { role: { from: null, to: role }, expiresAt: { from: null, to: row.expiresAt } },
-      });
-      return { ...show(row), key: credential.text };
-    });
+        if (living >= limits.apiKeysPerOrganization) {
+          throw new ServiceError('limit_reached', {
+            detail: `an organization has at most ${limits.apiKeysPerOrganization} API keys`,
+          });
+        }
+        const credential = newCredential('apiKey');
+        const row = await transaction.apiKey.create({
+          data: {
+            organizationId,
+            id: newUuid(),
+            name,
+            role,
+            prefix: credential.prefix,
+            hash: bytes(credential.hash),
+            createdAt: now,
+            expiresAt: ttlSeconds === null ? null : new Date(now.getTime() + ttlSeconds * 1_000),
+          },
+        });
+        note({
+          target: { kind: 'apiKey', id: toId('apiKey', row.id), name },
+          changes: { role: { from: null, to: role }, expiresAt: { from: null, to: row.expiresAt } },
+        });
+        return { ...show(row), key: credential.text };
+      }),
+    );
   }
 
   async revoke(ctx: TenantCtx, input: Input<typeof revokeApiKey>): Promise<null> {

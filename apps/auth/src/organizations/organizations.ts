@@ -124,7 +124,7 @@ export class Organizations {
       async (transaction, note) => {
         await transaction.$queryRaw`
           select 1 from auth.organization
-          where organization_id = ${organizationId}::uuid for update`;
+          where organization_id = ${organizationId}::uuid for no key update`;
         const before = await find(transaction, ctx);
         checkMatch(input.ifMatch, before.revision, false);
         const { name, offlineAfterSeconds } = input.body;

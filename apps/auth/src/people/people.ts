@@ -25,6 +25,8 @@ export interface KnownPerson {
   name: string;
   email: string;
   passwordHash: string | null;
+  /** null: nobody has shown yet that the address is theirs. */
+  verifiedAt: Date | null;
   /** Oldest first. */
   memberships: Membership[];
 }
@@ -66,12 +68,14 @@ export class People {
           name: string;
           email: string;
           password_hash: string | null;
+          verified_at: Date | null;
           organization_id: string | null;
           member_id: string | null;
           role: string | null;
         }[]
       >`
         select person.id, person.name, person.email, person.password_hash,
+          person.verified_at,
           member.organization_id, member.id as member_id, member.role
         from auth.person
         left join auth.member on member.person_id = person.id
@@ -86,6 +90,7 @@ export class People {
       name: first.name,
       email: first.email,
       passwordHash: first.password_hash,
+      verifiedAt: first.verified_at,
       memberships: rows.flatMap(({ organization_id, member_id, role }) =>
         organization_id === null || member_id === null
           ? []
