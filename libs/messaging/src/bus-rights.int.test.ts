@@ -49,7 +49,9 @@ test('a call is asked, heard and answered', async () => {
   const [gateway, policy] = await Promise.all([as('gateway'), as('policy')]);
   policy.subscribe('policy.policy-sets.get', {
     queue: 'policy',
-    callback: (_, message) => message.respond('here'),
+    callback: (_, message) => {
+      message.respond('here');
+    },
   });
   await policy.flush();
   const answer = await gateway.request('policy.policy-sets.get', 'where?', {
