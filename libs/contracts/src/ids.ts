@@ -91,7 +91,7 @@ export function newUuid(
   random: (bytes: Uint8Array) => Uint8Array = (bytes) => crypto.getRandomValues(bytes),
 ): string {
   const bytes = random(new Uint8Array(16));
-  let time = BigInt(nowMs);
+  let time = BigInt(Math.floor(nowMs));
   for (let index = 5; index >= 0; index -= 1) {
     bytes[index] = Number(time & 255n);
     time >>= 8n;
