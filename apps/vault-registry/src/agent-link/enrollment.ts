@@ -52,7 +52,7 @@ export class Enrollment {
   constructor(
     @Inject(Database) private readonly database: Database,
     @Inject(AuthorityKeeper) private readonly authority: AuthorityKeeper,
-    @Inject(Bus) private readonly bus: Bus,
+    @Inject(Bus) private readonly bus: Pick<Bus, 'nudge'>,
   ) {}
 
   async enroll(ctx: Ctx, asked: Asked): Promise<Answer> {

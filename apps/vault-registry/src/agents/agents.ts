@@ -41,7 +41,7 @@ export class Agents {
   constructor(
     @Inject(TenantWork) private readonly work: TenantWork,
     @Inject(Listing) private readonly listing: Listing,
-    @Inject(Bus) private readonly bus: Bus,
+    @Inject(Bus) private readonly bus: Pick<Bus, 'nudge'>,
     @Inject(CONFIG) private readonly config: Config,
   ) {}
 

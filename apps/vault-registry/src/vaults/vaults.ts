@@ -46,7 +46,7 @@ export class Vaults {
   constructor(
     @Inject(TenantWork) private readonly work: TenantWork,
     @Inject(Listing) private readonly listing: Listing,
-    @Inject(Bus) private readonly bus: Bus,
+    @Inject(Bus) private readonly bus: Pick<Bus, 'nudge'>,
     @Inject(CONFIG) private readonly config: Config,
   ) {}
 
