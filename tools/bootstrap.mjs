@@ -32,6 +32,7 @@ const environment = {
   PRISMA_HIDE_UPDATE_MESSAGE: '1',
   PRISMA_SCHEMA_ENGINE_BINARY: '/bin/false',
   BUF_CACHE_DIR: join(root, '.keystead', 'buf'),
+  KEYSTEAD_PARENT_PIPE: '3',
 };
 
 /** Why node_modules cannot be used as it is, or undefined when it matches package-lock.json. */

@@ -64,7 +64,7 @@ export function run(
   return new Promise((resolve) => {
     const child = spawn(program, args, {
       cwd: options.cwd ?? root,
-      env: { ...process.env, ...options.env },
+      env: { ...process.env, ...(coloured ? {} : { NO_COLOR: '1' }), ...options.env },
       stdio: ['ignore', 'pipe', 'pipe'],
     });
     children.add(child);
@@ -104,4 +104,19 @@ export function runPackage(
 export function fail(error: unknown): never {
   complain(error instanceof Error ? error.message : String(error));
   process.exit(1);
+}
+
+/** For tools that only run others: a signal ends those and then this one. */
+export function endOnSignal(): void {
+  for (const [signal, code] of [
+    ['SIGINT', 130],
+    ['SIGTERM', 143],
+    ['SIGHUP', 129],
+  ] as const) {
+    process.on(signal, () => {
+      endRunning();
+      setTimeout(() => process.exit(code), 3_000).unref();
+      process.exitCode = code;
+    });
+  }
 }

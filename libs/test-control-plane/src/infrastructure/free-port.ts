@@ -9,6 +9,20 @@ export function isPortFree(port: number, host = '127.0.0.1'): Promise<boolean> {
   });
 }
 
+/** Whether nobody listens on this port of any of the machine's addresses. */
+export async function isPortFreeEverywhere(port: number): Promise<boolean> {
+  for (const host of ['127.0.0.1', '0.0.0.0', '::1', '::']) {
+    const taken = await new Promise<boolean>((resolve) => {
+      const server = createServer();
+      // A machine without IPv6 says something else, and then there is nobody to be in the way.
+      server.once('error', (error: NodeJS.ErrnoException) => resolve(error.code === 'EADDRINUSE'));
+      server.listen({ port, host, exclusive: true }, () => server.close(() => resolve(false)));
+    });
+    if (taken) return false;
+  }
+  return true;
+}
+
 const handedOut = new Set<number>();
 
 /** A TCP port nobody listens on; one process never gets the same one twice. */

@@ -103,7 +103,7 @@ export async function startPostgresql(options: PostgresqlOptions): Promise<Runni
     },
     options.onUnexpectedExit,
   );
-  await child.start();
+  await startPatiently(child);
   return {
     label: 'PostgreSQL',
     provider: 'npm',
@@ -115,11 +115,11 @@ export async function startPostgresql(options: PostgresqlOptions): Promise<Runni
     port,
     pid: () => child.pid,
     stop: async () => {
-      await child.stop(4_000);
+      await child.stop(2_000);
       if (temporary) rmSync(data, { recursive: true, force: true });
     },
     kill: () => child.kill(),
-    restart: () => restartAfterCrash(child),
+    restart: () => startPatiently(child),
     wipe: async () => {
       throw new Error('PostgreSQL holds the truth: it is never wiped under a running installation');
     },
@@ -129,13 +129,14 @@ export async function startPostgresql(options: PostgresqlOptions): Promise<Runni
 }
 
 /** After a SIGKILL its workers need a moment to see that they are alone; until then a start fails. */
-async function restartAfterCrash(child: ChildServer): Promise<void> {
+async function startPatiently(child: ChildServer): Promise<void> {
   const deadline = Date.now() + 15_000;
   for (;;) {
     try {
       return await child.start();
     } catch (error) {
-      if (Date.now() > deadline) throw error;
+      const isHeld = /lock file|shared memory block/.test(String(error));
+      if (!isHeld || Date.now() > deadline) throw error;
       await new Promise((resolve) => setTimeout(resolve, 200));
     }
   }
