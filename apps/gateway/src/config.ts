@@ -13,6 +13,9 @@ const list = z
       .filter((part) => part !== ''),
   );
 
+/** The two halves of a gateway: the HTTP API, and the agent link. */
+const halves = ['rest', 'agents'] as const;
+
 const port = z.coerce.number().int().min(0).max(65_535);
 
 function isNetwork(text: string): boolean {
@@ -23,8 +26,23 @@ function isNetwork(text: string): boolean {
 }
 
 export const variables = {
+  KEYSTEAD_GATEWAY_HALVES: z
+    .string()
+    .default(halves.join(','))
+    .transform((text) => text.split(',').map((part) => part.trim()))
+    .pipe(z.array(z.enum(halves)).min(1)),
   KEYSTEAD_HTTP_HOST: z.string().min(1).default('127.0.0.1'),
   KEYSTEAD_HTTP_PORT: port.default(8_080),
+  KEYSTEAD_AGENT_PORT: port.default(8_443),
+  /** Where the agent link listens; the host of the HTTP API unless named. */
+  KEYSTEAD_AGENT_LISTEN_HOST: z.string().min(1).optional(),
+  /** HOST:PORT that agents dial; its host is in the server certificate. */
+  KEYSTEAD_AGENT_ENDPOINT: z
+    .string()
+    .regex(/^(?:[A-Za-z0-9.-]+|\[[0-9a-fA-F:.]+\]):\d{1,5}$/, 'must be HOST:PORT')
+    .optional(),
+  /** Further names and addresses for the server certificate. */
+  KEYSTEAD_AGENT_HOSTS: list.pipe(z.array(z.string().max(253)).max(16)),
   /** Origins that browsers may call from; none unless named. */
   KEYSTEAD_CORS_ORIGINS: list.pipe(
     z.array(z.string().refine((text) => URL.canParse(text) && new URL(text).origin === text)),
@@ -45,6 +63,21 @@ export const variables = {
     .default(limits.requestsPerMinutePerAddress),
 };
 
-export const readConfig = (environment?: NodeJS.ProcessEnv) =>
-  readEnvironment(variables, environment);
+export function readConfig(environment?: NodeJS.ProcessEnv) {
+  const config = readEnvironment(variables, environment);
+  const endpoint = config.KEYSTEAD_AGENT_ENDPOINT ?? `localhost:${config.KEYSTEAD_AGENT_PORT}`;
+  return {
+    ...config,
+    agentListenHost: config.KEYSTEAD_AGENT_LISTEN_HOST ?? config.KEYSTEAD_HTTP_HOST,
+    /** What the server certificate of the agent link covers. */
+    agentHosts: [
+      ...new Set([
+        endpoint.slice(0, endpoint.lastIndexOf(':')).replace(/^\[(.*)\]$/, '$1'),
+        'localhost',
+        '127.0.0.1',
+        ...config.KEYSTEAD_AGENT_HOSTS,
+      ]),
+    ],
+  };
+}
 export type Config = ReturnType<typeof readConfig>;

@@ -1,42 +1,73 @@
 import { Authenticator } from '@keystead/access/authenticator';
 import { ApiKeyStrategy, SessionStrategy } from '@keystead/access/passport';
 import { operations } from '@keystead/contracts/operations';
-import { Database } from '@keystead/database/database';
-import { Bus } from '@keystead/messaging/bus';
 import type { Logger } from '@keystead/service-runtime/log';
 import { type DynamicModule, Module } from '@nestjs/common';
+import { AgentHalf } from './agent-half.ts';
 import type { Config } from './config.ts';
 import type { Connections } from './connections.ts';
+import { LiveEventNudges, RevocationNudges } from './nudges.nats.ts';
 import { CallerGuard } from './rest/caller.guard.ts';
+import { EventsHttp, OpenStreams } from './rest/events.http.ts';
+import { LiveFeeds } from './rest/live-feeds.ts';
 import { OperationDoor } from './rest/operation-door.ts';
 import { operationsController } from './rest/operations.http.ts';
 import { RequestAllowance } from './rest/request-allowance.ts';
 
-/** The composition root. Connections are opened and closed by `main.ts`. */
+/** The composition root; `gateway.ts` opens what it is given and closes it. */
 @Module({})
-export class GatewayModule {
-  static with(config: Config, connections: Connections, _log: Logger): DynamicModule {
-    const { database, bus, redis, sessionKey } = connections;
-    const authenticator = new Authenticator(database, sessionKey);
-    return {
-      module: GatewayModule,
-      controllers: [operationsController(operations)],
-      providers: [
-        CallerGuard,
-        { provide: Database, useValue: database },
-        { provide: Bus, useValue: bus },
-        { provide: Authenticator, useValue: authenticator },
-        { provide: SessionStrategy, useValue: new SessionStrategy(authenticator) },
-        { provide: ApiKeyStrategy, useValue: new ApiKeyStrategy(authenticator) },
-        { provide: OperationDoor, useValue: new OperationDoor(bus) },
-        {
-          provide: RequestAllowance,
-          useValue: new RequestAllowance(redis, {
-            perCaller: config.KEYSTEAD_REQUESTS_PER_MINUTE_PER_CALLER,
-            perAddress: config.KEYSTEAD_REQUESTS_PER_MINUTE_PER_ADDRESS,
-          }),
-        },
-      ],
-    };
-  }
+class GatewayModule {}
+
+export function gatewayModule(
+  config: Config,
+  connections: Connections,
+  agents: AgentHalf | undefined,
+  log: Logger,
+): DynamicModule {
+  const parts = [
+    config.KEYSTEAD_GATEWAY_HALVES.includes('rest') ? rest(config, connections, log) : {},
+    agents
+      ? {
+          controllers: [RevocationNudges],
+          providers: [{ provide: AgentHalf, useValue: agents }],
+        }
+      : {},
+  ];
+  return {
+    module: GatewayModule,
+    controllers: parts.flatMap(({ controllers = [] }) => controllers),
+    providers: parts.flatMap(({ providers = [] }) => providers),
+  };
+}
+
+type Part = Pick<DynamicModule, 'controllers' | 'providers'>;
+
+function rest(
+  config: Config,
+  { database, bus, redis, sessionKey }: Connections,
+  log: Logger,
+): Part {
+  const authenticator = new Authenticator(database, sessionKey);
+  return {
+    controllers: [operationsController(operations), EventsHttp, LiveEventNudges],
+    providers: [
+      CallerGuard,
+      OpenStreams,
+      { provide: Authenticator, useValue: authenticator },
+      { provide: SessionStrategy, useValue: new SessionStrategy(authenticator) },
+      { provide: ApiKeyStrategy, useValue: new ApiKeyStrategy(authenticator) },
+      { provide: OperationDoor, useValue: new OperationDoor(bus) },
+      {
+        provide: LiveFeeds,
+        useValue: new LiveFeeds(bus, (error) => log.warn({ err: error }, 'no live events')),
+      },
+      {
+        provide: RequestAllowance,
+        useValue: new RequestAllowance(redis, {
+          perCaller: config.KEYSTEAD_REQUESTS_PER_MINUTE_PER_CALLER,
+          perAddress: config.KEYSTEAD_REQUESTS_PER_MINUTE_PER_ADDRESS,
+        }),
+      },
+    ],
+  };
 }

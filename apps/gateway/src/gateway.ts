@@ -11,9 +11,11 @@ import { type MicroserviceOptions, Transport } from '@nestjs/microservices';
 import type { NestFastifyApplication } from '@nestjs/platform-fastify';
 import type { FastifyInstance } from 'fastify';
 import { collectDefaultMetrics, Registry } from 'prom-client';
+import { AgentHalf } from './agent-half.ts';
 import type { Config } from './config.ts';
 import { openConnections } from './connections.ts';
-import { GatewayModule } from './gateway.module.ts';
+import { gatewayModule } from './gateway.module.ts';
+import { OpenStreams } from './rest/events.http.ts';
 import { createHttpServer } from './rest/http-server.ts';
 import { ProblemFilter } from './rest/problem.filter.ts';
 import { RequestMetrics } from './rest/request-metrics.ts';
@@ -22,6 +24,8 @@ import { RouteTable } from './rest/route-table.ts';
 export interface RunningGateway {
   httpPort: number;
   healthPort: number;
+  /** Set once the agent link listens. */
+  agentPort: () => number | undefined;
   close: () => Promise<void>;
 }
 
@@ -29,7 +33,8 @@ export async function startGateway(config: Config, log: Logger): Promise<void> {
   try {
     const gateway = await runGateway(config, log);
     stopOnSignal(log, gateway.close);
-    log.info({ httpPort: gateway.httpPort, healthPort: gateway.healthPort }, 'started');
+    const { httpPort, healthPort } = gateway;
+    log.info({ httpPort, healthPort }, 'started');
   } catch (error) {
     log.fatal({ err: error }, 'could not start');
     process.exit(1);
@@ -40,6 +45,7 @@ export async function runGateway(config: Config, log: Logger): Promise<RunningGa
   const metrics = new Registry();
   metrics.setDefaultLabels({ service: 'gateway' });
   collectDefaultMetrics({ register: metrics });
+  const hasRest = config.KEYSTEAD_GATEWAY_HALVES.includes('rest');
   const connections = openConnections(config, log);
   const routes = new RouteTable();
   const adapter = createHttpServer({
@@ -49,13 +55,27 @@ export async function runGateway(config: Config, log: Logger): Promise<RunningGa
     routes,
     metrics: new RequestMetrics(metrics),
   });
+  const agents = config.KEYSTEAD_GATEWAY_HALVES.includes('agents')
+    ? new AgentHalf({
+        bus: connections.bus,
+        database: connections.database,
+        log,
+        metrics,
+        host: config.agentListenHost,
+        port: config.KEYSTEAD_AGENT_PORT,
+        hosts: config.agentHosts,
+      })
+    : undefined;
+  const checks = agents
+    ? [...connections.checks, { name: 'agents', run: () => agents.check() }]
+    : connections.checks;
   const app = await NestFactory.create<NestFastifyApplication>(
-    GatewayModule.with(config, connections, log),
+    gatewayModule(config, connections, agents, log),
     adapter,
     { bodyParser: false, logger: nestLogger(log), abortOnError: false },
   );
   app.useGlobalFilters(new ProblemFilter(log, routes));
-  serveHealth(adapter.getInstance<FastifyInstance>(), connections.checks, metrics);
+  serveHealth(adapter.getInstance<FastifyInstance>(), checks, metrics);
   app.connectMicroservice<MicroserviceOptions>({
     transport: Transport.NATS,
     options: natsConnection({ natsUrl: config.KEYSTEAD_NATS_URL, service: 'gateway' }),
@@ -65,15 +85,21 @@ export async function runGateway(config: Config, log: Logger): Promise<RunningGa
   app.startAllMicroservices().catch((error: unknown) => log.error({ err: error }, 'no nudges'));
   const health = await listenForHealth(
     { host: config.KEYSTEAD_HEALTH_HOST, port: config.KEYSTEAD_HEALTH_PORT },
-    connections.checks,
+    checks,
     metrics,
   );
+  agents?.start().catch((error: unknown) => {
+    log.fatal({ err: error }, 'the agent link could not start');
+    process.exit(1);
+  });
   const bound = app.getHttpServer().address();
   return {
     httpPort: typeof bound === 'object' && bound ? bound.port : config.KEYSTEAD_HTTP_PORT,
     healthPort: health.port,
+    agentPort: () => agents?.port,
     close: async () => {
-      await health.close();
+      if (hasRest) app.get(OpenStreams).endAll('this gateway is going away');
+      await Promise.all([agents?.stop(), health.close()]);
       await app.close();
       await connections.close();
     },

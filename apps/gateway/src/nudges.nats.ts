@@ -1,0 +1,26 @@
+import { OnNudge } from '@keystead/messaging/bus-handlers';
+import { Controller, Inject } from '@nestjs/common';
+import { Payload } from '@nestjs/microservices';
+import { AgentHalf } from './agent-half.ts';
+import { LiveFeeds } from './rest/live-feeds.ts';
+
+/** Nudges that each gateway process hears for itself. */
+@Controller()
+export class LiveEventNudges {
+  constructor(@Inject(LiveFeeds) private readonly feeds: LiveFeeds) {}
+
+  @OnNudge('liveEvents', true)
+  look(@Payload() organizationId: unknown) {
+    this.feeds.wake(String(organizationId));
+  }
+}
+
+@Controller()
+export class RevocationNudges {
+  constructor(@Inject(AgentHalf) private readonly agents: AgentHalf) {}
+
+  @OnNudge('revocations', true)
+  look() {
+    return this.agents.pollRevocations();
+  }
+}
