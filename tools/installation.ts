@@ -14,6 +14,7 @@ import {
 } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
+import { busRights } from '@keystead/messaging/bus-rights';
 import { Inbox } from '@keystead/test-control-plane/inbox/inbox';
 import { freePort } from '@keystead/test-control-plane/infrastructure/free-port';
 import {
@@ -34,6 +35,24 @@ import {
 import { ServiceProcess } from '@keystead/test-control-plane/installation/service-process';
 import { choosePorts, type Ports, setting } from './settings.ts';
 import { complain, dim, root, say, step, yellow } from './terminal.ts';
+
+/** What a service reads beyond what is made up here, and people may want to try with `npm start`. */
+const tunable = [
+  'KEYSTEAD_AGENT_HOSTS',
+  'KEYSTEAD_AGENT_LISTEN_HOST',
+  'KEYSTEAD_CORS_ORIGINS',
+  'KEYSTEAD_GATEWAY_HALVES',
+  'KEYSTEAD_POOL_SIZE',
+  'KEYSTEAD_REQUESTS_PER_MINUTE_PER_ADDRESS',
+  'KEYSTEAD_REQUESTS_PER_MINUTE_PER_CALLER',
+  'KEYSTEAD_SIGN_UPS_PER_ADDRESS_PER_HOUR',
+  'KEYSTEAD_TRUSTED_PROXIES',
+];
+
+const passedOn = (): Record<string, string> =>
+  Object.fromEntries(
+    tunable.flatMap((name) => (process.env[name] ? [[name, process.env[name]]] : [])),
+  );
 
 const restartsAtMost = 5;
 const restartsWithinMs = 5 * 60_000;
@@ -95,6 +114,7 @@ export class Installation {
     this.#infrastructure = startInfrastructure({
       stateDir: this.stateDir,
       purpose: 'start',
+      natsUsers: busRights(),
       report: (line) => say(dim(`  ${line}`)),
       onServerDied: (message) => void this.#reviveServer(message),
     });
@@ -135,7 +155,7 @@ export class Installation {
       for (const service of serviceNames) {
         const process = new ServiceProcess({
           service,
-          environment: serviceEnvironment(service, settings),
+          environment: { ...serviceEnvironment(service, settings), ...passedOn() },
           logFile: this.#freshLog(service),
           onUnexpectedExit: (how) => void this.#reviveService(service, how),
         });

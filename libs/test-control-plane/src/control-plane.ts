@@ -24,7 +24,7 @@ import {
   type InstallationSettings,
   serviceEnvironment,
 } from './installation/service-environment.ts';
-import { ServiceProcess } from './installation/service-process.ts';
+import { repository, ServiceProcess } from './installation/service-process.ts';
 
 export interface ControlPlaneOptions {
   /** Added to what every service reads; over what is made up here. */
@@ -65,6 +65,22 @@ export interface ControlPlane {
   stop(): Promise<void>;
 }
 
+/** Every caller of a test comes from this machine; the limits per address have tests of their own. */
+const manyCallersAtOneAddress = {
+  KEYSTEAD_REQUESTS_PER_MINUTE_PER_ADDRESS: '1000000',
+  KEYSTEAD_REQUESTS_PER_MINUTE_PER_CALLER: '1000000',
+  KEYSTEAD_SIGN_UPS_PER_ADDRESS_PER_HOUR: '1000000',
+};
+
+/**
+ * What each service may say and hear in a real installation. By path, because the tests of that
+ * library start their servers with this one, and libraries do not import each other in a ring.
+ */
+async function ordinaryRights(): Promise<readonly NatsUser[]> {
+  const { busRights } = await import(join(repository, 'libs/messaging/src/bus-rights.ts'));
+  return busRights();
+}
+
 let counter = 0;
 
 export async function startControlPlane(options: ControlPlaneOptions = {}): Promise<ControlPlane> {
@@ -100,7 +116,7 @@ async function start(
     servers: ownPostgresql ? ['postgresql', 'redis', 'nats'] : ['redis', 'nats'],
     durable: ownPostgresql,
     useNamed: false,
-    ...(options.natsUsers === undefined ? {} : { natsUsers: options.natsUsers }),
+    natsUsers: options.natsUsers ?? (await ordinaryRights()),
   });
   undo.push(() => infrastructure.stop());
 
@@ -148,6 +164,7 @@ async function start(
   };
   const environment = (service: ServiceName) => ({
     ...serviceEnvironment(service, settings),
+    ...manyCallersAtOneAddress,
     ...options.environment,
     ...options.serviceEnvironment?.[service],
   });
