@@ -58,14 +58,17 @@ export function silenceOfGateway(
         heard = span.endedAt;
       }
     }
-    if (heard <= other.lastTickAt) heardElsewhere = Math.min(heardElsewhere, heard);
+    if (heard > other.lastTickAt) continue;
+    // Beside a gateway that was there already, the streams of the deaf one stay up until it
+    // notices that nobody acknowledges them and lets them go. A successor finds them broken.
+    if (!drained && other.startedAt <= from)
+      heard = Math.max(heard, from + limits.gatewayGoneAfterMs);
+    heardElsewhere = Math.min(heardElsewhere, heard);
   }
   if (heardElsewhere === Number.POSITIVE_INFINITY) {
     return { state: 'open', startedAt: from, endedAt: now };
   }
-  // Its streams are still up until it notices that nobody acknowledges them, and lets them go.
-  const letGo = drained ? from : from + limits.gatewayGoneAfterMs;
-  const endedAt = Math.max(heardElsewhere, letGo);
+  const endedAt = heardElsewhere;
   return endedAt <= now
     ? { state: 'ended', startedAt: from, endedAt }
     : { state: 'open', startedAt: from, endedAt: now };
