@@ -1,0 +1,334 @@
+/**
+ * The books of deliveries. An attempt begins with a lease on the delivery and an attempt row, and
+ * ends with what came of it. Who dies in between leaves a lease that runs out, and an attempt that
+ * the next one marks as interrupted. The receiver may then see the delivery twice, with one id.
+ */
+import { writeAudit } from '@keystead/access/audit';
+import type { Ctx } from '@keystead/contracts/context';
+import { toId } from '@keystead/contracts/ids';
+import { limits } from '@keystead/contracts/limits';
+import { Database, type Transaction } from '@keystead/database/database';
+import { enqueueMany } from '@keystead/database/outbox';
+import { Inject, Injectable } from '@nestjs/common';
+import { ChannelSeals } from '../channels/channel-seals.ts';
+import { chargeMails, confirmedAmong } from '../channels/recipients.ts';
+import type { Message } from '../delivery/message.ts';
+import { attemptsMax, channelHealthAfter, nextAttempt } from '../delivery/next-attempt.ts';
+import type { SendOutcome } from '../delivery/send-outcome.ts';
+import { readMessage } from './delivery-message.ts';
+import { closeDeliveriesOf, type DeliveryKey } from './delivery-rows.ts';
+
+export type Address =
+  | { kind: 'email'; to: string[] }
+  | { kind: 'slack'; url: string }
+  | { kind: 'webhook'; url: string; secrets: string[] };
+
+export interface Claim extends DeliveryKey {
+  channelId: string;
+  channelKind: string;
+  deliveryKind: string;
+  /** Of the attempt row, never given twice. */
+  number: number;
+  /** Since the start or the last replay, from 1: what the schedule counts by. */
+  attempt: number;
+  openedAt: Date | undefined;
+  /** What to send where, or why nothing is sent. */
+  work: { address: Address; message: Message } | { refusal: SendOutcome };
+}
+
+export interface DueDelivery extends DeliveryKey {
+  channelId: string;
+}
+
+/** Of one channel, at most this many are taken up at a time, so that none crowds the others out. */
+const duePerChannel = 2 * limits.deliveriesInFlightPerChannel;
+const dueMax = 2_000;
+
+@Injectable()
+export class DeliveryLedger {
+  constructor(
+    @Inject(Database) private readonly database: Database,
+    @Inject(ChannelSeals) private readonly seals: ChannelSeals,
+  ) {}
+
+  /** What is to be attempted now, and in how many milliseconds the next thing falls due. */
+  async due(): Promise<{ deliveries: DueDelivery[]; nextInMs: number | undefined }> {
+    return this.database.acrossTenants('deliver', async (transaction) => {
+      const rows = await transaction.$queryRaw<
+        { organization_id: string; id: string; channel_id: string }[]
+      >`
+        select organization_id, id, channel_id from (
+          select organization_id, id, channel_id, next_attempt_at,
+            row_number() over (
+              partition by organization_id, channel_id order by next_attempt_at, id
+            ) as place
+          from notification.delivery
+          where status in ('pending', 'retrying') and next_attempt_at <= clock_timestamp()
+            and (lease_until is null or lease_until < clock_timestamp())
+        ) d
+        where place <= ${duePerChannel} order by next_attempt_at limit ${dueMax}`;
+      const [next] = await transaction.$queryRaw<{ in_ms: number | null }[]>`
+        select (extract(epoch from min(next_attempt_at) - clock_timestamp()) * 1000)::float8 as in_ms
+        from notification.delivery
+        where status in ('collecting', 'pending', 'retrying')
+          and next_attempt_at > clock_timestamp()`;
+      return {
+        deliveries: rows.map((row) => ({
+          organizationId: row.organization_id,
+          id: row.id,
+          channelId: row.channel_id,
+        })),
+        nextInMs: next?.in_ms ?? undefined,
+      };
+    });
+  }
+
+  /** @returns undefined where it is not due, or another holds it */
+  async claim(key: DeliveryKey): Promise<Claim | undefined> {
+    const { organizationId, id } = key;
+    return this.database.withTenant(key, async (transaction) => {
+      const [row] = await transaction.$queryRaw<
+        { channel_id: string; kind: string; content: unknown; attempt_count: number }[]
+      >`
+        update notification.delivery
+        set lease_until = clock_timestamp() + ${limits.deliveryLeaseMs} * interval '1 millisecond',
+          attempt_count = attempt_count + 1
+        where organization_id = ${organizationId}::uuid and id = ${id}::uuid
+          and status in ('pending', 'retrying') and next_attempt_at <= clock_timestamp()
+          and (lease_until is null or lease_until < clock_timestamp())
+        returning channel_id, kind, content, attempt_count`;
+      if (!row) return undefined;
+      await transaction.$executeRaw`
+        update notification.attempt
+        set outcome = 'interrupted', answer = 'the process that sent it ended before the answer',
+          duration_ms = (extract(epoch from clock_timestamp() - started_at) * 1000)::int
+        where organization_id = ${organizationId}::uuid and delivery_id = ${id}::uuid
+          and outcome is null`;
+      const [attempt] = await transaction.$queryRaw<{ number: number }[]>`
+        insert into notification.attempt (organization_id, delivery_id, number, started_at)
+        select ${organizationId}::uuid, ${id}::uuid, coalesce(max(number), 0) + 1, clock_timestamp()
+        from notification.attempt
+        where organization_id = ${organizationId}::uuid and delivery_id = ${id}::uuid
+        returning number`;
+      const channel = await transaction.channel.findUniqueOrThrow({
+        where: { organizationId_id: { organizationId, id: row.channel_id } },
+      });
+      const about = { organizationId, id, kind: row.kind, content: row.content, channel };
+      const read = await readMessage(transaction, about, new Date());
+      const claim = {
+        organizationId,
+        id,
+        channelId: channel.id,
+        channelKind: channel.kind,
+        deliveryKind: row.kind,
+        number: attempt?.number ?? 1,
+        attempt: row.attempt_count,
+        openedAt: read?.openedAt,
+      };
+      const isTest = row.kind === 'channel.test';
+      if (!channel.enabled && !isTest) return { ...claim, work: refuse('the channel is disabled') };
+      if (!read) return { ...claim, work: refuse('what it was about is gone') };
+      if (row.attempt_count > attemptsMax) {
+        return { ...claim, work: refuse('it was interrupted too often') };
+      }
+      const address = await this.#address(transaction, channel, row.content);
+      if ('refusal' in address) return { ...claim, work: address };
+      return { ...claim, work: { address, message: read.message } };
+    });
+  }
+
+  async #address(
+    transaction: Transaction,
+    channel: Parameters<ChannelSeals['openSecrets']>[0] & {
+      kind: string;
+      sealedConfig: Uint8Array;
+    },
+    content: unknown,
+  ): Promise<Address | { refusal: SendOutcome }> {
+    const { organizationId } = channel;
+    const config = this.seals.openConfig(channel);
+    if (channel.kind !== 'email') {
+      const url = config.url ?? '';
+      return channel.kind === 'slack'
+        ? { kind: 'slack', url }
+        : { kind: 'webhook', url, secrets: this.seals.openSecrets(channel, new Date()) };
+    }
+    const { remaining } = (content ?? {}) as { remaining?: string[] };
+    const wanted = (config.to ?? []).filter((email) => remaining?.includes(email) ?? true);
+    const confirmed = await confirmedAmong(transaction, organizationId, wanted);
+    const to = wanted.filter((email) => confirmed.has(email));
+    if (to.length === 0) return refuse('no recipient of the channel has confirmed the address');
+    if (!(await chargeMails(transaction, organizationId, 'mails', to.length))) {
+      return {
+        refusal: {
+          result: 'temporary',
+          reason: 'quota',
+          detail: `the quota of ${limits.mailsPerOrganizationPerHour} mails an hour is used up`,
+          blame: 'installation',
+          retryAfterMs: 3_600_000 - (Date.now() % 3_600_000),
+          durationMs: 0,
+        },
+      };
+    }
+    return { kind: 'email', to };
+  }
+
+  /** @returns whether the claim still held */
+  async finish(claim: Claim, outcome: SendOutcome): Promise<boolean> {
+    const { organizationId, id } = claim;
+    return this.database.withTenant(claim, async (transaction) => {
+      await transaction.attempt.updateMany({
+        where: { organizationId, deliveryId: id, number: claim.number, outcome: null },
+        data: {
+          outcome: isStopped(outcome) ? 'interrupted' : outcome.result,
+          durationMs: Math.round(outcome.durationMs),
+          statusCode: outcome.status ?? null,
+          answer: answerOf(outcome),
+        },
+      });
+      const { status, inMs } = this.#next(claim, outcome);
+      const remaining =
+        outcome.result === 'delivered' && status === 'retrying'
+          ? (outcome.undelivered ?? [])
+              .filter(({ permanent }) => !permanent)
+              .map(({ address }) => address)
+          : undefined;
+      const held = await transaction.$executeRaw`
+        update notification.delivery
+        set status = ${status}, lease_until = null,
+          next_attempt_at = clock_timestamp() + ${inMs}::float8 * interval '1 millisecond',
+          delivered_at = case when ${status} = 'delivered' then clock_timestamp() end,
+          attempt_count = case when ${isStopped(outcome)} then attempt_count - 1 else attempt_count end,
+          content = coalesce(${remaining ? JSON.stringify({ remaining }) : null}::jsonb, content)
+        where organization_id = ${organizationId}::uuid and id = ${id}::uuid
+          and attempt_count = ${claim.attempt} and status in ('pending', 'retrying')`;
+      await this.#judgeChannel(transaction, claim, outcome);
+      return held === 1;
+    });
+  }
+
+  #next(claim: Claim, outcome: SendOutcome): { status: string; inMs: number | null } {
+    if (isStopped(outcome)) return { status: 'retrying', inMs: 0 };
+    if (claim.deliveryKind === 'channel.test') {
+      return { status: outcome.result === 'delivered' ? 'delivered' : 'dead', inMs: null };
+    }
+    const next = nextAttempt(outcome, claim.attempt, Math.random());
+    if (next.next === 'retry') return { status: 'retrying', inMs: next.inMs };
+    const done = next.next === 'done' || outcome.result === 'delivered';
+    return { status: done ? 'delivered' : 'dead', inMs: null };
+  }
+
+  async #judgeChannel(transaction: Transaction, claim: Claim, outcome: SendOutcome): Promise<void> {
+    const { organizationId, channelId } = claim;
+    const delivered = outcome.result === 'delivered';
+    // A test of a receiver that is being set up starts no count of failures.
+    if (claim.deliveryKind === 'channel.test' && !delivered) return;
+    const [channel] = await transaction.$queryRaw<
+      { name: string; enabled: boolean; failing_since: Date | null; now: Date }[]
+    >`
+      select name, enabled, failing_since, clock_timestamp() as now from notification.channel
+      where organization_id = ${organizationId}::uuid and id = ${channelId}::uuid for update`;
+    if (!channel) return;
+    const verdict = channelHealthAfter(
+      { failingSinceMs: channel.failing_since?.getTime() ?? null },
+      outcome,
+      channel.now.getTime(),
+      limits.channelDisabledAfterSeconds * 1_000,
+    );
+    const failingSince = verdict.failingSinceMs === null ? null : new Date(verdict.failingSinceMs);
+    const disable = channel.enabled ? verdict.disable : undefined;
+    await transaction.channel.update({
+      where: { organizationId_id: { organizationId, id: channelId } },
+      data: {
+        failingSince,
+        ...(delivered && { lastDeliveredAt: channel.now }),
+        ...(disable && {
+          enabled: false,
+          disabledReason: disable,
+          updatedAt: channel.now,
+          revision: { increment: 1 },
+        }),
+      },
+    });
+    if (!disable) return;
+    await closeDeliveriesOf(
+      transaction,
+      { organizationId, id: channelId },
+      'the channel was disabled',
+    );
+    await writeAudit(transaction, systemCtx(claim), organizationId, 'channels.disable', {
+      target: { kind: 'channel', id: toId('channel', channelId), name: channel.name },
+      changes: { reason: disable },
+    });
+    const organization = await transaction.organization.findUniqueOrThrow({
+      where: { organizationId },
+      select: { name: true },
+    });
+    const owners = await transaction.member.findMany({
+      where: { organizationId, role: 'owner', personId: { not: null } },
+      select: { email: true },
+    });
+    await enqueueMany(
+      transaction,
+      'mail.requested',
+      owners.map(({ email }) => ({
+        organizationId,
+        payload: {
+          template: 'channel.disabled' as const,
+          to: email,
+          data: {
+            organizationName: organization.name,
+            channelId: toId('channel', channelId),
+            channelName: channel.name,
+            reason: disable,
+            failingSince: failingSince?.toISOString() ?? '',
+            lastAnswer: answerOf(outcome) ?? '',
+          },
+        },
+      })),
+    );
+  }
+}
+
+function refuse(detail: string): { refusal: SendOutcome } {
+  return {
+    refusal: {
+      result: 'permanent',
+      reason: 'not_sent',
+      detail,
+      blame: 'installation',
+      durationMs: 0,
+    },
+  };
+}
+
+export function isStopped(outcome: SendOutcome): boolean {
+  return outcome.result === 'temporary' && outcome.reason === 'stopped';
+}
+
+/** What is kept of an attempt: what went wrong, then the start of the answer. */
+function answerOf(outcome: SendOutcome): string | null {
+  const refused =
+    outcome.result === 'delivered'
+      ? (outcome.undelivered ?? []).map(({ address, answer }) => `${address}: ${answer}`).join('\n')
+      : outcome.detail;
+  const text = [refused, outcome.answer ?? ''].filter((part) => part !== '').join('\n');
+  return text === ''
+    ? null
+    : text.replaceAll('\u0000', '').toWellFormed().slice(0, limits.deliveryAnswerKeepBytes);
+}
+
+function systemCtx({ organizationId, id }: Claim): Ctx {
+  return {
+    organizationId,
+    actor: { kind: 'system', id: 'notification', name: 'Delivery of alerts' },
+    role: null,
+    permissions: [],
+    personId: null,
+    credentialId: null,
+    requestId: toId('delivery', id),
+    address: null,
+    userAgent: null,
+    idempotencyKey: null,
+  };
+}
