@@ -79,7 +79,7 @@ const stepMs = 250;
 
 function simulate(seed: number): World {
   const random = randomFrom(seed);
-  const thresholdMs = Math.round(15_000 + random() * 285_000);
+  const thresholdMs = Math.round(15_000 + random() * (random() < 0.5 ? 45_000 : 285_000));
   const intervalMs = heartbeatIntervalMs(thresholdMs / 1_000);
   const endsAt = thresholdMs * 6 + 600_000;
   const darkness: [number, number][] = [];
@@ -87,14 +87,15 @@ function simulate(seed: number): World {
     at += 30_000 + random() * thresholdMs * 2;
     const length = random() < 0.3 ? random() * 4_000 : 6_000 + random() * thresholdMs * 2;
     darkness.push([at, at + length]);
-    at += length + 20_000;
+    // Closer together, the one allowance of a silence may not cover both.
+    at += length + 45_000;
   }
   const dark = (now: number) => darkness.some(([from, to]) => now >= from && now < to);
   const crashes = random() < 0.5;
   const table = new GatewayTable();
   let gatewayId = 'gateway-0';
   let generation = 0;
-  let wasDark = false;
+  let darkSince: number | null = null;
   const agents: SimulatedAgent[] = Array.from({ length: 6 }, (_, index) => ({
     row: {
       status: 'pending',
@@ -116,18 +117,21 @@ function simulate(seed: number): World {
   let nextSettleAt = 0;
   for (let now = 1; now < endsAt; now += stepMs) {
     if (dark(now)) {
-      wasDark = true;
+      darkSince ??= now;
       continue;
     }
-    if (wasDark) {
-      wasDark = false;
+    if (darkSince !== null) {
+      const lasted = now - darkSince;
+      darkSince = null;
       // Either the same gateway hears again, or another process has taken its place.
       if (crashes) {
         generation += 1;
         gatewayId = `gateway-${generation}`;
       }
+      // Streams survive a short spell; otherwise each agent connects again within the allowance.
+      const apart = crashes || lasted > limits.gatewayDeafAfterMs;
       for (const agent of agents) {
-        agent.nextBeatAt = now + random() * Math.min(30_000, limits.reconnectAllowanceMs * 0.9);
+        agent.nextBeatAt = now + (apart ? random() * limits.reconnectAllowanceMs * 0.95 : 0);
       }
       nextSweepAt = now + random() * 1_000;
       nextTickAt = now + random() * 200;
