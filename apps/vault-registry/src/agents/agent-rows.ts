@@ -41,6 +41,16 @@ export interface AgentRow {
 export const agentStatusColumn = sql`
   (case when a.revoked_at is not null then 'revoked' else coalesce(l.status, 'pending') end)`;
 
+/** Only agents in one of these states, said so that a plan may begin with the rare ones. */
+export function inAgentStates(statuses: readonly AgentStatus[]): Sql {
+  const living = statuses.filter((status) => status !== 'revoked');
+  const reported = living.includes('pending') ? sql`coalesce(l.status, 'pending')` : sql`l.status`;
+  const alive = sql`(a.revoked_at is null and ${reported} = any(${living}::text[]))`;
+  if (living.length === statuses.length) return alive;
+  if (living.length === 0) return sql`a.revoked_at is not null`;
+  return sql`(a.revoked_at is not null or ${alive})`;
+}
+
 /**
  * @param where conditions on `a` (agent), `l` (liveness), `r` (report) and `v` (vault)
  */

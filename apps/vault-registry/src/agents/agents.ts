@@ -17,7 +17,13 @@ import {
 import { Bus } from '@keystead/messaging/bus';
 import { Inject, Injectable } from '@nestjs/common';
 import { CONFIG, type Config } from '../config.ts';
-import { type AgentRow, agentStatusColumn, readAgents, showAgent } from './agent-rows.ts';
+import {
+  type AgentRow,
+  agentStatusColumn,
+  inAgentStates,
+  readAgents,
+  showAgent,
+} from './agent-rows.ts';
 import { revokeAgentsWhere } from './revocation.ts';
 
 const sortColumns = {
@@ -54,7 +60,7 @@ export class Agents {
     if (query.name !== undefined) {
       conditions.push(sql`strpos(lower(a.name), lower(${query.name}::text)) > 0`);
     }
-    if (query.status) conditions.push(sql`${agentStatusColumn} = any(${query.status}::text[])`);
+    if (query.status) conditions.push(inAgentStates(query.status));
     if (query.version !== undefined) conditions.push(sql`r.version = ${query.version}`);
     if (query.tag) conditions.push(sql`v.tags && ${query.tag}::text[]`);
     return this.work.read(ctx, (transaction) =>

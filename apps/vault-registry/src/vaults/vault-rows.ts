@@ -50,6 +50,21 @@ const statusOfCounts = sql`
   end`;
 
 /**
+ * The agents to count for a filter by state. Vaults that are offline, degraded or stopped are few,
+ * and each has an agent that says so: the others need not be counted.
+ */
+function candidates(organizationId: string, statuses: readonly VaultStatus[]): Sql {
+  const telling = statuses.map((status) =>
+    status === 'offline' || status === 'degraded' ? 'offline' : status,
+  );
+  if (!telling.every((status) => status === 'offline' || status === 'stopped')) return sql`true`;
+  return sql`a.vault_id in (
+    select vault_id from monitoring.agent_liveness
+    where organization_id = ${organizationId}::uuid and status = any(${telling}::text[])
+  )`;
+}
+
+/**
  * @param where conditions on `v`
  * @param statuses only vaults in one of these states; then all agents are counted once, by vault,
  *   rather than vault by vault until the page is full
@@ -68,6 +83,7 @@ export function readVaults(
           on l.organization_id = a.organization_id and l.agent_id = a.id
         where a.organization_id = ${organizationId}::uuid
           and a.deleted_at is null and a.revoked_at is null
+          and ${candidates(organizationId, page.statuses)}
         group by a.vault_id
       ) c on c.vault_id = v.id`
     : nothing;
