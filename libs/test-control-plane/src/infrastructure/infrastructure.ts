@@ -159,6 +159,7 @@ export async function startInfrastructure(options: InfrastructureOptions): Promi
                 durable,
                 docker,
                 onUnexpectedExit,
+                report,
               }),
         ),
     !wanted.has('redis')

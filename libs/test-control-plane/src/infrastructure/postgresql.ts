@@ -36,6 +36,7 @@ export interface PostgresqlOptions {
   readonly durable: boolean;
   readonly docker: boolean;
   readonly onUnexpectedExit: (message: string) => void;
+  readonly report: (line: string) => void;
 }
 
 const maxConnections = 400;
@@ -81,7 +82,7 @@ export async function startPostgresql(options: PostgresqlOptions): Promise<Runni
         'KEYSTEAD_DATABASE_URL, or start a Docker engine.',
     );
   }
-  const data = dataFolder(stateDir, user, temporary);
+  const data = dataFolder(options, user);
   if (!existsSync(join(data, 'PG_VERSION'))) await initialize(programs, data, password, user);
   checkVersion(data, programs);
   const child = new ChildServer(
@@ -146,7 +147,10 @@ async function startPatiently(child: ChildServer): Promise<void> {
  * Where the data lies. As root it cannot lie in the state folder, which nobody else may enter; then it
  * lies in a folder for all of this machine's installations and the state folder links to it.
  */
-function dataFolder(stateDir: string, user: SystemUser | undefined, temporary: boolean): string {
+function dataFolder(
+  { stateDir, temporary, report }: PostgresqlOptions,
+  user: SystemUser | undefined,
+): string {
   const place = join(stateDir, 'postgresql');
   if (user === undefined) {
     mkdirSync(place, { recursive: true, mode: 0o700 });
@@ -167,8 +171,18 @@ function dataFolder(stateDir: string, user: SystemUser | undefined, temporary: b
   if (link !== undefined) rmSync(place, { recursive: true, force: true });
   const data = mkdtempSync(join(parent, temporary ? 'temporary-' : 'installation-'));
   chownSync(data, user.uid, user.gid);
-  if (temporary) guardFolder(data);
-  else symlinkSync(data, place);
+  if (temporary) {
+    guardFolder(data);
+    return data;
+  }
+  for (const name of readdirSync(parent)) {
+    const [folder, isNote] = [join(parent, name.replace(/\.of$/, '')), name.endsWith('.of')];
+    if (isNote && readFileSync(join(parent, name), 'utf8') === stateDir && existsSync(folder)) {
+      report(`An earlier installation of this clone left its data in ${folder}: remove it at will`);
+    }
+  }
+  writeFileSync(`${data}.of`, stateDir, { mode: 0o600 });
+  symlinkSync(data, place);
   return data;
 }
 

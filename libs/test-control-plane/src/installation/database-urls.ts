@@ -13,9 +13,7 @@ export function databaseUrls(
   const database = decodeURIComponent(new URL(ownerUrl).pathname.slice(1)) || 'postgres';
   const as = (login: 'service' | 'across') => {
     const url = new URL(ownerUrl);
-    url.username = encodeURIComponent(
-      database.startsWith('keystead') ? `${database}_${login}` : `keystead_${database}_${login}`,
-    );
+    url.username = encodeURIComponent(`keystead_${database}_${login}`);
     url.password = passwords[login];
     return url.href;
   };
