@@ -33,6 +33,14 @@ CREATE TABLE "analytics"."vault_hour" (
 );
 
 -- CreateTable
+CREATE TABLE "analytics"."rolled_up_hour" (
+    "hour" TIMESTAMPTZ(0) NOT NULL,
+    "completed_at" TIMESTAMPTZ(3) NOT NULL DEFAULT CURRENT_TIMESTAMP,
+
+    CONSTRAINT "rolled_up_hour_pkey" PRIMARY KEY ("hour")
+);
+
+-- CreateTable
 CREATE TABLE "auth"."organization" (
     "organization_id" UUID NOT NULL,
     "name" TEXT NOT NULL,
@@ -685,6 +693,9 @@ CREATE INDEX "agent_organization_id_enrolled_at_id_idx" ON "registry"."agent"("o
 
 -- CreateIndex
 CREATE INDEX "certificate_organization_id_agent_id_idx" ON "registry"."certificate"("organization_id", "agent_id");
+
+-- CreateIndex
+CREATE INDEX "certificate_expires_at_idx" ON "registry"."certificate"("expires_at");
 
 -- CreateIndex
 CREATE INDEX "enrollment_token_organization_id_created_at_id_idx" ON "registry"."enrollment_token"("organization_id", "created_at", "id");

@@ -80,6 +80,7 @@ REVOKE UPDATE, DELETE ON auth.audit_event FROM keystead_service, keystead_across
 GRANT SELECT, INSERT, UPDATE ON auth.person TO keystead_service, keystead_across;
 GRANT SELECT, INSERT, UPDATE ON registry.certificate_authority TO keystead_across;
 GRANT SELECT, INSERT, UPDATE, DELETE ON monitoring.gateway, monitoring.deafness TO keystead_across;
+GRANT SELECT, INSERT, DELETE ON analytics.rolled_up_hour TO keystead_across;
 
 GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA monitoring, messaging
   TO keystead_service, keystead_across;
