@@ -15,6 +15,7 @@ import { AgentHalf } from './agent-half.ts';
 import type { Config } from './config.ts';
 import { openConnections } from './connections.ts';
 import { gatewayModule } from './gateway.module.ts';
+import { serveDocs } from './rest/docs.http.ts';
 import { OpenStreams } from './rest/events.http.ts';
 import { createHttpServer } from './rest/http-server.ts';
 import { ProblemFilter } from './rest/problem.filter.ts';
@@ -75,7 +76,9 @@ export async function runGateway(config: Config, log: Logger): Promise<RunningGa
     { bodyParser: false, logger: nestLogger(log), abortOnError: false },
   );
   app.useGlobalFilters(new ProblemFilter(log, routes));
-  serveHealth(adapter.getInstance<FastifyInstance>(), checks, metrics);
+  const server = adapter.getInstance<FastifyInstance>();
+  serveHealth(server, checks, metrics);
+  if (hasRest) serveDocs(server);
   app.connectMicroservice<MicroserviceOptions>({
     transport: Transport.NATS,
     options: natsConnection({ natsUrl: config.KEYSTEAD_NATS_URL, service: 'gateway' }),

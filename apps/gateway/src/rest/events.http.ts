@@ -2,23 +2,13 @@
 import { Authenticator } from '@keystead/access/authenticator';
 import type { TenantCtx } from '@keystead/contracts/context';
 import { invalidRequest } from '@keystead/contracts/errors';
-import { operation } from '@keystead/contracts/operation';
 import { Controller, Get, Inject, Req, Res, UseGuards } from '@nestjs/common';
 import type { FastifyReply, FastifyRequest } from 'fastify';
-import { z } from 'zod';
 import { CallerGuard, GuardedBy } from './caller.guard.ts';
 import { EventStream } from './event-stream.ts';
 import { LiveFeeds } from './live-feeds.ts';
 import { readInput } from './operation-input.ts';
-
-export const streamEvents = operation('gateway', 'events.stream', {
-  method: 'GET',
-  path: '/v1/events',
-  summary: 'Follow status changes and alerts as server-sent events',
-  tag: 'Events',
-  permission: 'events.read',
-  output: z.string(),
-});
+import { streamEvents } from './public-operations.ts';
 
 const positionForm = /^\d{1,18}-\d{1,18}$/;
 

@@ -14,6 +14,7 @@ import {
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import { CallerGuard, GuardedBy } from './caller.guard.ts';
 import { OperationDoor } from './operation-door.ts';
+import { routePattern } from './public-operations.ts';
 
 export function operationsController(operations: readonly Operation[]): Type {
   class OperationsHttp {
@@ -32,7 +33,7 @@ export function operationsController(operations: readonly Operation[]): Type {
     for (const decorate of [
       RequestMapping({
         method: RequestMethod[operation.method],
-        path: operation.path.replaceAll(/\{(\w+)\}/g, ':$1'),
+        path: routePattern(operation.path),
       }),
       HttpCode(operation.status),
       UseGuards(CallerGuard),

@@ -20,7 +20,9 @@ export class ProblemFilter implements ExceptionFilter {
     const request = host.switchToHttp().getRequest<FastifyRequest>();
     const reply = host.switchToHttp().getResponse<FastifyReply>();
     const unrouted = thrown instanceof NotFoundException;
-    const allowed = unrouted ? this.#routes.methodsOf(request.url) : [];
+    const offered = unrouted ? this.#routes.methodsOf(request.url) : [];
+    // Offered and still not found: it is the thing behind the path that is not there.
+    const allowed = offered.includes(request.method) ? [] : offered;
     if (allowed.length > 0) reply.header('allow', allowed.join(', '));
     if (allowed.length > 0 && request.method === 'OPTIONS') {
       reply.code(204).send();

@@ -1,11 +1,8 @@
-import { operations } from '@keystead/contracts/operations';
 import { Histogram, type Registry } from 'prom-client';
+import { publicOperations, routePattern } from './public-operations.ts';
 
 const ids = new Map(
-  operations.map(({ method, path, id }) => [
-    `${method} ${path.replaceAll(/\{(\w+)\}/g, ':$1')}`,
-    id,
-  ]),
+  publicOperations.map(({ method, path, id }) => [`${method} ${routePattern(path)}`, id]),
 );
 
 /** How long requests take, by operation and status. Paths that are no operation share one label. */
