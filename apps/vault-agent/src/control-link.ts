@@ -1,0 +1,763 @@
+/**
+ * The agent's end of the agent link. Keeps one session with the control plane, whatever happens to
+ * it, and never ends the process: without a control plane the agent goes on and its events wait.
+ *
+ * Cast: {@link SessionConnection} is one stream; {@link Contact} keeps the account of being heard;
+ * {@link DurableQueue} holds what must not be lost; {@link IdentityStore} holds who we are.
+ *
+ * Guarantees: an event leaves the queue only by its receipt; a renewed certificate replaces the old
+ * one only after a session was opened with it; retries are spread, and the server's own delay is
+ * kept to the letter.
+ */
+import { X509Certificate } from 'node:crypto';
+import {
+  createCertificateRequest,
+  generateAgentKey,
+} from '@keystead/agent-protocol/certificate-request';
+import type { PolicySet } from '@keystead/agent-protocol/generated/keystead/agent/v1/envelope';
+import { MessageType } from '@keystead/agent-protocol/generated/keystead/agent/v1/envelope';
+import {
+  type AgentMessage,
+  type AgentPayload,
+  CloseReason,
+  type Command,
+  CommandOutcome,
+  ContactLossReason,
+  type ControlPayload,
+  Degradation,
+  Goodbye_Reason,
+  Health,
+  type HostFacts,
+  type Welcome,
+} from '@keystead/agent-protocol/generated/keystead/agent/v1/session';
+import { type Endpoint, SessionConnection } from '@keystead/agent-protocol/link-client';
+import { appendSignature, hasValidSignature } from '@keystead/agent-protocol/message-signature';
+import {
+  encodeAgentMessage,
+  protocolVersion,
+  type ReceivedControlMessage,
+} from '@keystead/agent-protocol/services';
+import type { Logger } from 'pino';
+import { Contact, type ContactNote, type Instant, type LossReason } from './contact.ts';
+import type { DurableQueue, EventKind } from './durable-queue.ts';
+import type { ProcessGauges } from './host.ts';
+import type { Identity, IdentityStore } from './identity-store.ts';
+import {
+  clockJumpMs,
+  nextBeatMs,
+  nextRetryMs,
+  refusedRetryMs,
+  renewalDueMs,
+  supersededRetryMs,
+} from './pace.ts';
+
+type Content = NonNullable<AgentPayload['content']>;
+
+/** What the local health page says about the control plane. */
+export type LinkState =
+  | 'connecting'
+  | 'connected'
+  | 'disconnected'
+  | 'revoked'
+  | 'expired'
+  | 'superseded'
+  | 'stopped';
+
+export interface ControlLinkOptions {
+  endpoint: Endpoint;
+  identities: IdentityStore;
+  queue: DurableQueue;
+  vaultId: string;
+  bootId: string;
+  agentVersion: string;
+  configurationDigest: string;
+  host: HostFacts;
+  gauges: ProcessGauges;
+  log: Logger;
+  startedAtUnixMs: number;
+  firstIntervalMs: number;
+  now: () => Instant;
+  random: () => number;
+}
+
+const welcomeWithinMs = 15_000;
+const receiptWithinMs = 20_000;
+const goodbyeWithinMs = 1_200;
+const renewalWithinMs = 30_000;
+const renewalRetryMs = 10 * 60_000;
+const skewMs = 60_000;
+const tickMs = 1_000;
+
+const lossReasons: Record<LossReason, ContactLossReason> = {
+  stream_ended: ContactLossReason.STREAM_ENDED,
+  no_answer: ContactLossReason.NO_ANSWER,
+  not_recorded: ContactLossReason.NOT_RECORDED,
+  unreachable: ContactLossReason.UNREACHABLE,
+  refused: ContactLossReason.REFUSED,
+};
+
+interface Session {
+  connection: SessionConnection;
+  identity: Identity;
+  /** Opened with the renewed certificate that has to prove itself. */
+  isProof: boolean;
+  welcome: Welcome | undefined;
+  openedAtMs: number;
+  closedBy: { reason: CloseReason; retryAfterMs: number } | undefined;
+  /** Position of the last event that was sent, and when the oldest unreceipted one was. */
+  sentPosition: number;
+  inFlight: number;
+  sentAtMs: number;
+  goodbye: (() => void) | undefined;
+}
+
+export class ControlLink {
+  readonly #options: ControlLinkOptions;
+  readonly #log: Logger;
+  readonly #contact: Contact;
+  #session: Session | undefined;
+  #state: LinkState = 'connecting';
+  #stateSinceUnixMs: number;
+  #reason = '';
+  #failures = 0;
+  #intervalMs: number;
+  #beatNumber = 0;
+  #outstanding: { number: number; sentAtMs: number } | undefined;
+  #roundTripMs = 0;
+  #answerDeadlineMs = 10_000;
+  #beatTimer: NodeJS.Timeout | undefined;
+  #retryTimer: NodeJS.Timeout | undefined;
+  #tickTimer: NodeJS.Timeout | undefined;
+  #lastTick: Instant;
+  #skewed = false;
+  #policySet: PolicySet | undefined;
+  #renewalDueUnixMs = 0;
+  #renewal: { key: Awaited<ReturnType<typeof generateAgentKey>>; askedAtMs: number } | undefined;
+  #stopping = false;
+  readonly counters = {
+    heartbeatsSent: 0,
+    heartbeatsRecorded: 0,
+    heartbeatsNotRecorded: 0,
+    heartbeatsUnanswered: 0,
+    eventsSent: 0,
+    eventsReceipted: 0,
+    sessionsOpened: 0,
+    attemptsFailed: 0,
+    certificatesRenewed: 0,
+  };
+
+  constructor(options: ControlLinkOptions) {
+    this.#options = options;
+    this.#log = options.log;
+    const now = options.now();
+    this.#contact = new Contact(now);
+    this.#stateSinceUnixMs = now.unixMs;
+    this.#intervalMs = options.firstIntervalMs;
+    this.#lastTick = now;
+  }
+
+  get status() {
+    const { current, pending } = this.#options.identities;
+    return {
+      state: this.#state,
+      since: new Date(this.#stateSinceUnixMs).toISOString(),
+      reason: this.#reason === '' ? null : this.#reason,
+      lastContactAt: isoOrNull(this.#contact.lastContactUnixMs),
+      contactLost: this.#contact.isLost,
+      heartbeatIntervalMs: this.#intervalMs,
+      roundTripMs: this.#roundTripMs,
+      policySetVersion: this.#policySet?.version ?? null,
+      certificate: {
+        serialNumber: current.serialNumber,
+        notBefore: new Date(current.notBeforeMs).toISOString(),
+        expiresAt: new Date(current.notAfterMs).toISOString(),
+        renewalPending: pending !== undefined,
+      },
+    };
+  }
+
+  get degradations(): Degradation[] {
+    const found: Degradation[] = [];
+    const { queue, identities } = this.#options;
+    if (queue.isFull) found.push(Degradation.QUEUE_FULL);
+    const { notBeforeMs, notAfterMs } = identities.current;
+    const overdueMs = notBeforeMs + (notAfterMs - notBeforeMs) * 0.75;
+    if (this.#options.now().unixMs > overdueMs) found.push(Degradation.RENEWAL_OVERDUE);
+    if (this.#skewed) found.push(Degradation.CLOCK_SKEWED);
+    return found;
+  }
+
+  start(): void {
+    this.#planRenewal();
+    this.#tickTimer = setInterval(() => this.#tick(), tickMs);
+    this.#connect();
+  }
+
+  /** Writes an event down and sends it as soon as there is a session. */
+  record(kind: EventKind): void {
+    try {
+      this.#options.queue.append(kind, this.#options.now().unixMs);
+    } catch (error) {
+      this.#log.error({ error: String(error) }, 'an event could not be written down');
+    }
+    this.#sendEvents();
+  }
+
+  /** Says goodbye where there is somebody to say it to; resolves within two seconds. */
+  async stop(): Promise<void> {
+    this.#stopping = true;
+    clearInterval(this.#tickTimer);
+    clearTimeout(this.#beatTimer);
+    clearTimeout(this.#retryTimer);
+    const session = this.#session;
+    if (session?.welcome !== undefined) {
+      this.#sendEvents();
+      await new Promise<void>((resolve) => {
+        const timer = setTimeout(resolve, goodbyeWithinMs);
+        session.goodbye = () => {
+          clearTimeout(timer);
+          resolve();
+        };
+        this.#send(session, MessageType.NOTIFICATION, {
+          $case: 'goodbye',
+          value: { reason: Goodbye_Reason.STOPPED },
+        });
+        session.connection.stream.end();
+      });
+    }
+    session?.connection.close();
+    this.#session = undefined;
+    this.#become('stopped', '');
+  }
+
+  // One session after another
+
+  #connect(): void {
+    if (this.#stopping) return;
+    const { identities, endpoint } = this.#options;
+    const nowMs = this.#options.now().monotonicMs;
+    const isProof = identities.pending !== undefined;
+    const identity = identities.pending ?? identities.current;
+    let connection: SessionConnection;
+    try {
+      connection = new SessionConnection(endpoint, identity.trust);
+    } catch (error) {
+      this.#failed(
+        'unreachable',
+        String(error),
+        nextRetryMs(this.#failures, this.#options.random()),
+      );
+      return;
+    }
+    const session: Session = {
+      connection,
+      identity,
+      isProof,
+      welcome: undefined,
+      openedAtMs: nowMs,
+      closedBy: undefined,
+      sentPosition: 0,
+      inFlight: 0,
+      sentAtMs: nowMs,
+      goodbye: undefined,
+    };
+    this.#session = session;
+    this.#outstanding = undefined;
+    const { stream } = connection;
+    stream.on('data', (received: ReceivedControlMessage) => this.#receive(session, received));
+    stream.on('error', ignore);
+    stream.on('status', ({ code, details }: { code: number; details: string }) =>
+      this.#ended(session, code, details),
+    );
+    const { agentVersion, host, configurationDigest, startedAtUnixMs, queue } = this.#options;
+    this.#send(session, MessageType.REGISTRATION, {
+      $case: 'hello',
+      value: {
+        agentVersion,
+        host,
+        policySet: this.#policySet,
+        configurationDigest,
+        startedAtUnixMs,
+        queuedMessages: queue.waiting,
+      },
+    });
+  }
+
+  #ended(session: Session, code: number, details: string): void {
+    session.goodbye?.();
+    if (this.#session !== session) return;
+    this.#session = undefined;
+    session.connection.close();
+    clearTimeout(this.#beatTimer);
+    if (this.#stopping) return;
+    const { random } = this.#options;
+    const { reason, retryAfterMs } = session.closedBy ?? { reason: 0, retryAfterMs: 0 };
+    const delayMs = retryAfterMs > 0 ? retryAfterMs : undefined;
+    if (session.isProof && code === unauthenticated) {
+      this.#log.error({ details }, 'the renewed certificate was refused: the old one stays');
+      this.#options.identities.dropPending();
+      this.#renewalDueUnixMs = this.#options.now().unixMs + renewalRetryMs;
+      this.#retry(nextRetryMs(0, random()));
+      return;
+    }
+    if (reason === CloseReason.REVOKED || code === unauthenticated) {
+      const expired =
+        reason === CloseReason.EXPIRED || this.#options.now().unixMs >= session.identity.notAfterMs;
+      this.#refused(expired ? 'expired' : 'revoked', details);
+      return;
+    }
+    if (reason === CloseReason.SUPERSEDED) {
+      this.#become('superseded', 'another process opened a session with this identity');
+      this.#log.warn('another process opened a session with this identity');
+      this.#retry(supersededRetryMs(random()));
+      return;
+    }
+    if (session.welcome !== undefined) {
+      this.#become('disconnected', details || 'the session ended');
+      this.#log.info({ code, details, delayMs }, 'the session ended');
+      // A recorded beat sets this back: a session that only ever opens is no contact.
+      this.#failures += 1;
+      this.#retry(delayMs ?? nextRetryMs(this.#failures, random()));
+      return;
+    }
+    this.#failed(
+      code === unavailable ? 'unreachable' : 'stream_ended',
+      details,
+      delayMs ?? nextRetryMs(this.#failures, random()),
+    );
+  }
+
+  #failed(reason: 'unreachable' | 'stream_ended', details: string, delayMs: number): void {
+    this.#failures += 1;
+    this.counters.attemptsFailed += 1;
+    this.#account(this.#contact.attemptFailed(reason));
+    this.#become('disconnected', details);
+    // The first failures and then every so often: an outage of hours is not a log of megabytes.
+    if (this.#failures <= 3 || this.#failures % 20 === 0) {
+      this.#log.warn(
+        { attempt: this.#failures, details, delayMs },
+        'no contact with the control plane',
+      );
+    }
+    this.#retry(delayMs);
+  }
+
+  #refused(state: 'revoked' | 'expired', details: string): void {
+    this.counters.attemptsFailed += 1;
+    this.#account(this.#contact.attemptFailed('refused'));
+    if (this.#state !== state) {
+      this.#log.error(
+        { details },
+        state === 'revoked'
+          ? 'the control plane refuses this certificate: it was revoked, or the agent or vault was deleted; serving locally; enrol again to come back'
+          : 'the certificate expired before it was renewed; serving locally; enrol again to come back',
+      );
+    }
+    this.#become(state, details);
+    this.#retry(refusedRetryMs(this.#options.random()));
+  }
+
+  #retry(delayMs: number): void {
+    clearTimeout(this.#retryTimer);
+    this.#retryTimer = setTimeout(() => this.#connect(), delayMs);
+  }
+
+  #become(state: LinkState, reason: string): void {
+    this.#reason = reason;
+    if (this.#state === state) return;
+    this.#state = state;
+    this.#stateSinceUnixMs = this.#options.now().unixMs;
+  }
+
+  // Receiving
+
+  #receive(session: Session, { message, bytes }: ReceivedControlMessage): void {
+    const content = message.payload?.content;
+    if (content === undefined) return;
+    switch (content.$case) {
+      case 'welcome':
+        this.#welcomed(session, content.value);
+        return;
+      case 'heartbeatAnswer':
+        this.#answered(session, content.value);
+        return;
+      case 'receipt':
+        this.#receipted(session, content.value);
+        return;
+      case 'certificateIssued':
+        this.#renewed(session, content.value.certificateChain);
+        return;
+      case 'renewalRefused':
+        this.#renewal = undefined;
+        this.#renewalDueUnixMs =
+          this.#options.now().unixMs + Math.max(60_000, content.value.retryAfterMs);
+        this.#log.warn({ reason: content.value.reason }, 'the renewal was not granted');
+        return;
+      case 'command':
+        this.#command(session, content.value, bytes);
+        return;
+      case 'close':
+        session.closedBy = content.value;
+        // The server ends the stream right after; if it cannot, we do.
+        setTimeout(() => session.connection.stream.cancel(), 2_000).unref();
+        return;
+    }
+  }
+
+  #welcomed(session: Session, welcome: Welcome): void {
+    session.welcome = welcome;
+    this.counters.sessionsOpened += 1;
+    this.#intervalMs = clampInterval(welcome.heartbeatIntervalMs, this.#intervalMs);
+    if (welcome.answerDeadlineMs > 0) this.#answerDeadlineMs = welcome.answerDeadlineMs;
+    this.#skewed = Math.abs(welcome.serverTimeUnixMs - this.#options.now().unixMs) > skewMs;
+    this.#assigned(welcome.assignedPolicySet);
+    this.#become('connected', '');
+    this.#log.info(
+      { heartbeatIntervalMs: this.#intervalMs },
+      'a session with the control plane is open',
+    );
+    if (session.isProof) this.#proved(session.identity);
+    this.#beat();
+    this.#sendEvents();
+  }
+
+  #assigned(policySet: PolicySet | undefined): void {
+    // Holding the set itself comes with policy enforcement; until then its version is what is known.
+    if (policySet !== undefined) this.#policySet = policySet;
+  }
+
+  // Heartbeats
+
+  #beat(): void {
+    clearTimeout(this.#beatTimer);
+    const session = this.#session;
+    if (session?.welcome === undefined || this.#stopping) return;
+    this.#beatTimer = setTimeout(
+      () => this.#beat(),
+      nextBeatMs(this.#intervalMs, this.#options.random()),
+    );
+    this.#beatNumber += 1;
+    this.counters.heartbeatsSent += 1;
+    const sentAtMs = this.#options.now().monotonicMs;
+    this.#outstanding ??= { number: this.#beatNumber, sentAtMs };
+    const degradations = this.degradations;
+    this.#send(session, MessageType.HEARTBEAT, {
+      $case: 'heartbeat',
+      value: {
+        number: this.#beatNumber,
+        health: degradations.length === 0 ? Health.HEALTHY : Health.DEGRADED,
+        degradations,
+        metrics: {
+          ...this.#options.gauges.read(),
+          queuedMessages: this.#options.queue.waiting,
+          refusedEvents: this.#options.queue.refused,
+          roundTripMs: this.#roundTripMs,
+        },
+        policySet: this.#policySet,
+      },
+    });
+  }
+
+  #answered(
+    session: Session,
+    answer: Extract<NonNullable<ControlPayload['content']>, { $case: 'heartbeatAnswer' }>['value'],
+  ): void {
+    if (this.#session !== session) return;
+    const now = this.#options.now();
+    const { number, recorded, heartbeatIntervalMs, assignedPolicySet } = answer;
+    if (this.#outstanding !== undefined && number >= this.#outstanding.number) {
+      this.#roundTripMs = Math.max(1, Math.round(now.monotonicMs - this.#outstanding.sentAtMs));
+      this.#outstanding =
+        number < this.#beatNumber ? { number: number + 1, sentAtMs: now.monotonicMs } : undefined;
+    }
+    this.#assigned(assignedPolicySet);
+    if (recorded) {
+      this.counters.heartbeatsRecorded += 1;
+      this.#failures = 0;
+      this.#account(this.#contact.recorded(now));
+    } else {
+      this.counters.heartbeatsNotRecorded += 1;
+      this.#account(this.#contact.notRecorded(now, this.#intervalMs));
+    }
+    if (heartbeatIntervalMs > 0) {
+      const intervalMs = clampInterval(heartbeatIntervalMs, this.#intervalMs);
+      if (intervalMs < this.#intervalMs) {
+        // A shorter pace holds from now on, not after one more long wait.
+        clearTimeout(this.#beatTimer);
+        this.#beatTimer = setTimeout(
+          () => this.#beat(),
+          nextBeatMs(intervalMs, this.#options.random()),
+        );
+      }
+      this.#intervalMs = intervalMs;
+      this.#log.info({ heartbeatIntervalMs: intervalMs }, 'the pace of heartbeats changed');
+    }
+  }
+
+  #account(note: ContactNote | undefined): void {
+    if (note === undefined) return;
+    if (note.kind === 'lost') {
+      const { lastContactUnixMs, reason } = note;
+      this.#log.warn({ reason, lastContactAt: isoOrNull(lastContactUnixMs) }, 'contact lost');
+      this.record({
+        $case: 'contactLost',
+        value: { lastContactUnixMs, reason: lossReasons[reason] },
+      });
+    } else {
+      const { kind: _kind, reason, ...account } = note;
+      this.#log.info({ ...account, reason }, 'contact regained');
+      this.record({
+        $case: 'contactRegained',
+        value: { ...account, reason: lossReasons[reason] },
+      });
+    }
+  }
+
+  // Events
+
+  #sendEvents(): void {
+    const session = this.#session;
+    if (session?.welcome === undefined) return;
+    const window = Math.max(1, session.welcome.retainedWindow);
+    const free = window - session.inFlight;
+    if (free <= 0) return;
+    for (const waiting of this.#options.queue.after(session.sentPosition, free)) {
+      if (session.inFlight === 0) session.sentAtMs = this.#options.now().monotonicMs;
+      session.sentPosition = waiting.position;
+      session.inFlight += 1;
+      this.counters.eventsSent += 1;
+      const { event, bootId, sequence } = waiting;
+      this.#send(
+        session,
+        MessageType.NOTIFICATION,
+        { $case: 'event', value: event },
+        {
+          bootId,
+          sequence,
+        },
+      );
+    }
+  }
+
+  #receipted(session: Session, receipt: { bootId: string; sequences: number[] }): void {
+    this.#options.queue.receipt(receipt.bootId, receipt.sequences, this.#options.now().unixMs);
+    this.counters.eventsReceipted += receipt.sequences.length;
+    session.inFlight = Math.max(0, session.inFlight - receipt.sequences.length);
+    session.sentAtMs = this.#options.now().monotonicMs;
+    if (this.#session === session) this.#sendEvents();
+  }
+
+  // Renewal
+
+  #planRenewal(): void {
+    const { notBeforeMs, notAfterMs } = this.#options.identities.current;
+    this.#renewalDueUnixMs = renewalDueMs(notBeforeMs, notAfterMs, this.#options.random());
+  }
+
+  async #renew(session: Session): Promise<void> {
+    const key = await generateAgentKey();
+    if (this.#session !== session || this.#renewal !== undefined) return;
+    this.#renewal = { key, askedAtMs: this.#options.now().monotonicMs };
+    this.#send(session, MessageType.REGISTRATION, {
+      $case: 'renewalRequest',
+      value: { certificateRequest: createCertificateRequest(key) },
+    });
+  }
+
+  #renewed(session: Session, certificateChain: Buffer[]): void {
+    const renewal = this.#renewal;
+    this.#renewal = undefined;
+    if (renewal === undefined) return;
+    try {
+      this.#options.identities.keepPending(renewal.key, certificateChain);
+    } catch (error) {
+      this.#log.error({ error: String(error) }, 'the new certificate is not usable');
+      this.#renewalDueUnixMs = this.#options.now().unixMs + renewalRetryMs;
+      return;
+    }
+    // The new certificate proves itself by a session; the newest stream wins, so the old one may
+    // end as it likes.
+    this.#session = undefined;
+    clearTimeout(this.#beatTimer);
+    this.#send(session, MessageType.NOTIFICATION, {
+      $case: 'goodbye',
+      value: { reason: Goodbye_Reason.RECONNECTING },
+    });
+    session.connection.stream.end();
+    setTimeout(() => session.connection.close(), 2_000).unref();
+    this.#connect();
+  }
+
+  #proved(identity: Identity): void {
+    const { identities } = this.#options;
+    const previous = identities.current.serialNumber;
+    identities.promote();
+    this.counters.certificatesRenewed += 1;
+    this.#planRenewal();
+    this.#log.info(
+      {
+        serialNumber: identity.serialNumber,
+        expiresAt: new Date(identity.notAfterMs).toISOString(),
+      },
+      'the certificate was renewed',
+    );
+    this.record({
+      $case: 'certificateRenewed',
+      value: {
+        previousSerial: previous,
+        serial: identity.serialNumber,
+        notAfterUnixMs: identity.notAfterMs,
+      },
+    });
+  }
+
+  // Commands
+
+  #command(session: Session, command: Command, bytes: Buffer): void {
+    this.#send(session, MessageType.POLICY_UPDATE, {
+      $case: 'commandAnswer',
+      value: { number: command.number, outcome: this.#carryOut(session, command, bytes) },
+    });
+  }
+
+  #carryOut(session: Session, command: Command, bytes: Buffer): CommandOutcome {
+    const { queue } = this.#options;
+    if (!this.#isOurs(session, command, bytes) || command.number <= queue.lastCommand) {
+      this.#log.warn({ number: command.number }, 'a command was refused');
+      return CommandOutcome.REFUSED;
+    }
+    switch (command.action?.$case) {
+      case 'assignPolicySet':
+        this.#assigned(command.action.value.policySet);
+        break;
+      case 'renewCertificate':
+        this.#renewalDueUnixMs = 0;
+        break;
+      default:
+        return CommandOutcome.UNSUPPORTED;
+    }
+    queue.lastCommand = command.number;
+    this.#log.info(
+      { number: command.number, action: command.action.$case },
+      'a command was carried out',
+    );
+    return CommandOutcome.DONE;
+  }
+
+  /** Signed by a certificate for commands that the same intermediate issued as ours. */
+  #isOurs(session: Session, command: Command, bytes: Buffer): boolean {
+    try {
+      const signer = new X509Certificate(command.signerCertificate);
+      const chain = session.identity.trust.identity?.certificateChain ?? '';
+      const issuer = new X509Certificate(
+        chain.slice(chain.indexOf('-----END CERTIFICATE-----') + 25),
+      );
+      const nowMs = this.#options.now().unixMs;
+      return (
+        signer.verify(issuer.publicKey) &&
+        signer.validFromDate.getTime() <= nowMs &&
+        nowMs < signer.validToDate.getTime() &&
+        /^URI:spiffe:\/\/[a-z0-9.-]+\/control-plane\/commands$/.test(signer.subjectAltName ?? '') &&
+        hasValidSignature(bytes, signer.publicKey)
+      );
+    } catch {
+      return false;
+    }
+  }
+
+  // The clock
+
+  #tick(): void {
+    const now = this.#options.now();
+    const jumpMs = clockJumpMs(
+      now.unixMs - this.#lastTick.unixMs,
+      now.monotonicMs - this.#lastTick.monotonicMs,
+    );
+    this.#lastTick = now;
+    if (jumpMs !== 0) {
+      this.#log.warn({ jumpMs }, 'the clock jumped');
+      this.record({ $case: 'clockJumped', value: { jumpMs } });
+    }
+    const session = this.#session;
+    if (session === undefined) return;
+    if (session.welcome === undefined) {
+      if (now.monotonicMs - session.openedAtMs > welcomeWithinMs) {
+        this.#giveUp(session, 'no welcome within 15 s');
+      }
+      return;
+    }
+    if (
+      this.#outstanding !== undefined &&
+      now.monotonicMs - this.#outstanding.sentAtMs > this.#answerDeadlineMs
+    ) {
+      this.counters.heartbeatsUnanswered += 1;
+      this.#account(this.#contact.unanswered());
+      this.#giveUp(session, 'a heartbeat was not answered in time');
+      return;
+    }
+    if (session.inFlight > 0 && now.monotonicMs - session.sentAtMs > receiptWithinMs) {
+      // Without a receipt the events go out again, as they are.
+      session.sentPosition = 0;
+      session.inFlight = 0;
+      this.#sendEvents();
+    }
+    if (
+      this.#renewal !== undefined &&
+      now.monotonicMs - this.#renewal.askedAtMs > renewalWithinMs
+    ) {
+      this.#renewal = undefined;
+      this.#renewalDueUnixMs = now.unixMs + 60_000;
+    }
+    const { pending } = this.#options.identities;
+    if (
+      now.unixMs >= this.#renewalDueUnixMs &&
+      this.#renewal === undefined &&
+      pending === undefined
+    ) {
+      void this.#renew(session);
+    }
+  }
+
+  #giveUp(session: Session, details: string): void {
+    session.connection.close();
+    this.#ended(session, unavailable, details);
+  }
+
+  #send(
+    session: Session,
+    messageType: MessageType,
+    content: Content,
+    retained?: { bootId: string; sequence: number },
+  ): void {
+    const message: AgentMessage = {
+      version: protocolVersion,
+      timestampUnixMs: this.#options.now().unixMs,
+      vaultId: this.#options.vaultId,
+      messageType,
+      payload: { encrypted: false, metadataOnly: true, content },
+      offlineCapable: retained !== undefined,
+      bootId: retained?.bootId ?? this.#options.bootId,
+      sequence: retained?.sequence ?? 0,
+      signature: noSignature,
+    };
+    const encoded = encodeAgentMessage(message);
+    session.connection.stream.write(
+      retained === undefined ? encoded : appendSignature(encoded, session.identity.privateKey),
+    );
+  }
+}
+
+const unavailable = 14;
+const unauthenticated = 16;
+const noSignature = Buffer.alloc(0);
+
+/** A server cannot make an agent flood it, nor fall silent for ever. */
+function clampInterval(toldMs: number, currentMs: number): number {
+  return toldMs === 0 ? currentMs : Math.min(Math.max(toldMs, 500), 3_600_000);
+}
+
+function isoOrNull(unixMs: number | undefined): string | null {
+  return unixMs === undefined || unixMs === 0 ? null : new Date(unixMs).toISOString();
+}
+
+function ignore(): void {}

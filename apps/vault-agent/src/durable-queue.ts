@@ -1,0 +1,273 @@
+/**
+ * What must not be lost, in an SQLite file of its own: events wait here until the control plane's
+ * receipt, under the sequence that their run gave them, so that a replay is the same message.
+ *
+ * Written through before `append` answers (WAL, synchronous FULL). One process at a time: the lock
+ * is the operating system's and goes with the process, however that ends. Bounded: when the queue
+ * is full, what comes is counted instead of kept, with the first and last time; when there is room
+ * again the count itself becomes an event.
+ */
+import { chmodSync, existsSync } from 'node:fs';
+import { dirname } from 'node:path';
+import { DatabaseSync, type StatementSync } from 'node:sqlite';
+import { Event } from '@keystead/agent-protocol/generated/keystead/agent/v1/session';
+import { makePrivateFolder } from './durable-file.ts';
+
+export type EventKind = NonNullable<Event['kind']>;
+
+export interface WaitingEvent {
+  /** Order of arrival over all runs. */
+  position: number;
+  bootId: string;
+  sequence: number;
+  event: Event;
+}
+
+export interface Run {
+  bootId: string;
+  endedCleanly: boolean;
+  /** Digests of the configuration's sections. */
+  configuration: Record<string, string>;
+}
+
+export class QueueInUse extends Error {
+  constructor(file: string) {
+    super(`${file} is in use: another agent runs with this data`);
+    this.name = 'QueueInUse';
+  }
+}
+
+const schemaVersion = 1;
+
+export class DurableQueue {
+  readonly #database: DatabaseSync;
+  readonly #maxEvents: number;
+  readonly #bootId: string;
+  readonly #insert: StatementSync;
+  readonly #remove: StatementSync;
+  readonly #after: StatementSync;
+  readonly #overflow: StatementSync;
+  #waiting: number;
+  #refused = 0;
+  /** The run before this one. */
+  readonly previousRun: Run | undefined;
+
+  /**
+   * Opens the file, which is made when it is missing, and begins a run.
+   * @throws QueueInUse where another process has it open
+   */
+  constructor(
+    file: string,
+    run: { bootId: string; startedAtUnixMs: number; configuration: Record<string, string> },
+    maxEvents: number,
+  ) {
+    makePrivateFolder(dirname(file));
+    const isNew = !existsSync(file);
+    this.#database = new DatabaseSync(file, { timeout: 3_000 });
+    try {
+      this.#database.exec('pragma locking_mode = exclusive; pragma journal_mode = wal');
+      this.#database.exec('pragma synchronous = full');
+      this.#migrate();
+    } catch (error) {
+      this.#database.close();
+      if (/locked|busy/i.test((error as Error).message)) throw new QueueInUse(file);
+      throw error;
+    }
+    if (isNew) chmodSync(file, 0o600);
+    this.#maxEvents = maxEvents;
+    this.#bootId = run.bootId;
+    const previous = this.#database
+      .prepare(
+        'select boot_id, ended_cleanly, configuration from run order by position desc limit 1',
+      )
+      .get() as { boot_id: string; ended_cleanly: number; configuration: string } | undefined;
+    this.previousRun = previous && {
+      bootId: previous.boot_id,
+      endedCleanly: previous.ended_cleanly === 1,
+      configuration: JSON.parse(previous.configuration),
+    };
+    this.#database
+      .prepare(
+        `insert into run (boot_id, started_at_ms, ended_cleanly, next_sequence, configuration)
+         values (?, ?, 0, 1, ?)`,
+      )
+      .run(run.bootId, run.startedAtUnixMs, JSON.stringify(run.configuration));
+    // Runs of which nothing waits any more are history; the last few stay for a look.
+    this.#database.exec(`delete from run where boot_id not in (select boot_id from event)
+      and position <= (select max(position) - 20 from run)`);
+    this.#insert = this.#database.prepare(
+      `insert into event (boot_id, sequence, content)
+       select boot_id, next_sequence, ? from run where boot_id = ? returning sequence`,
+    );
+    this.#remove = this.#database.prepare('delete from event where boot_id = ? and sequence = ?');
+    this.#after = this.#database.prepare(
+      `select position, boot_id, sequence, content from event
+       where position > ? order by position limit ?`,
+    );
+    this.#overflow = this.#database.prepare(
+      `update overflow set count = count + 1,
+         first_at_ms = case when count = 0 then ?1 else first_at_ms end, last_at_ms = ?1`,
+    );
+    this.#waiting = Number(
+      (this.#database.prepare('select count(*) as waiting from event').get() as { waiting: number })
+        .waiting,
+    );
+  }
+
+  /** Events that wait for a receipt. */
+  get waiting(): number {
+    return this.#waiting;
+  }
+
+  /** Events of this run that were counted instead of kept. */
+  get refused(): number {
+    return this.#refused;
+  }
+
+  get isFull(): boolean {
+    return this.#waiting >= this.#maxEvents;
+  }
+
+  /** Whether the event is kept: it is on the disk then. Counted otherwise. */
+  append(kind: EventKind, occurredAtUnixMs: number): boolean {
+    return this.#transaction(() => {
+      if (this.isFull) {
+        this.#overflow.run(occurredAtUnixMs);
+        this.#refused += 1;
+        return false;
+      }
+      this.#insertEvent(kind, occurredAtUnixMs);
+      return true;
+    });
+  }
+
+  /** The oldest events after a position, in the order of their arrival. */
+  after(position: number, limit: number): WaitingEvent[] {
+    const rows = this.#after.all(position, limit) as {
+      position: number;
+      boot_id: string;
+      sequence: number;
+      content: Uint8Array;
+    }[];
+    return rows.map((row) => ({
+      position: row.position,
+      bootId: row.boot_id,
+      sequence: row.sequence,
+      event: Event.decode(row.content),
+    }));
+  }
+
+  /** The control plane has these: they are forgotten. */
+  receipt(bootId: string, sequences: number[], nowUnixMs: number): void {
+    this.#transaction(() => {
+      let removed = 0;
+      for (const sequence of sequences)
+        removed += Number(this.#remove.run(bootId, sequence).changes);
+      this.#waiting -= removed;
+      this.#tellOverflow(nowUnixMs);
+    });
+  }
+
+  /** The last word of an orderly end. */
+  endCleanly(): void {
+    this.#database.prepare('update run set ended_cleanly = 1 where boot_id = ?').run(this.#bootId);
+  }
+
+  /** The number of the last command that was carried out. */
+  get lastCommand(): number {
+    return (
+      this.#database.prepare('select last_command from agent').get() as { last_command: number }
+    ).last_command;
+  }
+
+  set lastCommand(number: number) {
+    this.#database.prepare('update agent set last_command = ?').run(number);
+  }
+
+  close(): void {
+    this.#database.close();
+  }
+
+  #insertEvent(kind: EventKind, occurredAtUnixMs: number): void {
+    const content = Event.encode({ occurredAtUnixMs, kind }).finish();
+    this.#insert.get(content, this.#bootId);
+    this.#database
+      .prepare('update run set next_sequence = next_sequence + 1 where boot_id = ?')
+      .run(this.#bootId);
+    this.#waiting += 1;
+  }
+
+  /** When there is room again, says what could not be kept. */
+  #tellOverflow(nowUnixMs: number): void {
+    if (this.isFull) return;
+    const row = this.#database
+      .prepare('select count, first_at_ms, last_at_ms from overflow')
+      .get() as {
+      count: number;
+      first_at_ms: number;
+      last_at_ms: number;
+    };
+    if (row.count === 0) return;
+    this.#insertEvent(
+      {
+        $case: 'queueOverflowed',
+        value: {
+          count: Math.min(row.count, 2 ** 32 - 1),
+          firstAtUnixMs: row.first_at_ms,
+          lastAtUnixMs: row.last_at_ms,
+        },
+      },
+      nowUnixMs,
+    );
+    this.#database.exec('update overflow set count = 0, first_at_ms = 0, last_at_ms = 0');
+  }
+
+  #transaction<T>(work: () => T): T {
+    const before = this.#waiting;
+    this.#database.exec('begin immediate');
+    try {
+      const result = work();
+      this.#database.exec('commit');
+      return result;
+    } catch (error) {
+      this.#waiting = before;
+      this.#database.exec('rollback');
+      throw error;
+    }
+  }
+
+  #migrate(): void {
+    const { user_version: version } = this.#database.prepare('pragma user_version').get() as {
+      user_version: number;
+    };
+    if (version === schemaVersion) return;
+    if (version > schemaVersion) throw new Error('the queue was written by a newer version');
+    this.#database.exec(`begin immediate;
+      create table run (
+        position integer primary key,
+        boot_id text not null unique,
+        started_at_ms integer not null,
+        ended_cleanly integer not null,
+        next_sequence integer not null,
+        configuration text not null
+      ) strict;
+      create table event (
+        position integer primary key autoincrement,
+        boot_id text not null,
+        sequence integer not null,
+        content blob not null,
+        unique (boot_id, sequence)
+      ) strict;
+      create table overflow (
+        only integer primary key check (only = 1),
+        count integer not null,
+        first_at_ms integer not null,
+        last_at_ms integer not null
+      ) strict;
+      insert into overflow values (1, 0, 0, 0);
+      create table agent (only integer primary key check (only = 1), last_command integer not null) strict;
+      insert into agent values (1, 0);
+      pragma user_version = ${schemaVersion};
+      commit;`);
+  }
+}
