@@ -22,15 +22,21 @@ type Json = Record<string, unknown>;
 const version = '1.0.0';
 const models = '#/components/schemas/';
 
+/** In an order of their own, so that the document is the same wherever it is made. */
+const described = publicOperations.toSorted((one, other) =>
+  `${one.path} ${one.method}` < `${other.path} ${other.method}` ? -1 : 1,
+);
+
 /** Schemas that contracts export by a name keep it, and are referred to. */
 const named = [auth, registry, monitoring, policy, analytics, notification]
   .flatMap((contract) => Object.entries(contract as Record<string, unknown>))
-  .filter((entry): entry is [string, z.ZodObject] => entry[1] instanceof z.ZodObject);
+  .filter((entry): entry is [string, z.ZodObject] => entry[1] instanceof z.ZodObject)
+  .toSorted(([one], [other]) => (one < other ? -1 : 1));
 
 export function openApiDocument(): Json {
   const answers = answerSchemas();
   const paths: Record<string, Json> = {};
-  for (const operation of publicOperations) {
+  for (const operation of described) {
     paths[operation.path] ??= {};
     Object.assign(paths[operation.path] as Json, {
       [operation.method.toLowerCase()]: describe(operation, answers),
@@ -46,7 +52,7 @@ export function openApiDocument(): Json {
       license: { name: 'Apache-2.0', identifier: 'Apache-2.0' },
     },
     servers: [{ url: '/' }],
-    tags: [...new Set(publicOperations.map(({ tag }) => tag))].map((name) => ({ name })),
+    tags: [...new Set(described.map(({ tag }) => tag))].map((name) => ({ name })),
     paths,
     components: {
       securitySchemes: {
@@ -91,7 +97,7 @@ function answerSchemas(): Answers {
     shared.add(schema, { id: name });
   };
   for (const [name, schema] of named) add(schema, pascalCase(name));
-  const answering = publicOperations.filter(({ status }) => status !== 204);
+  const answering = described.filter(({ status }) => status !== 204);
   for (const operation of answering) {
     if (operation !== streamEvents) add(operation.output, `${pascalCase(operation.id)}Answer`);
   }
