@@ -22,7 +22,12 @@ export async function enqueueMany<T extends OutboxTopic>(
   rows: { organizationId: string | null; payload: OutboxPayload<T> }[],
 ): Promise<void> {
   if (rows.length === 0) return;
-  await transaction.outbox.createMany({ data: rows.map((row) => ({ ...row, topic })) });
+  await transaction.$executeRaw`
+    insert into messaging.outbox (organization_id, topic, payload)
+    select k.organization_id, ${topic}, k.payload from unnest(
+      ${rows.map((row) => row.organizationId)}::uuid[],
+      ${rows.map((row) => JSON.stringify(row.payload))}::jsonb[]
+    ) as k(organization_id, payload)`;
 }
 
 export interface OutboxRow<T extends OutboxTopic> {

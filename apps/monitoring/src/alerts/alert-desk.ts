@@ -14,6 +14,7 @@ import {
   applyRules,
   nextVaultAlert,
   type OpenAlert,
+  type SeverityName,
   severityRank,
   summarize,
   type VaultAgent,
@@ -296,7 +297,7 @@ export class AlertDesk {
 /** What one transaction does to alerts, written in a handful of statements however many vaults. */
 class AlertBatch {
   readonly #now: number;
-  readonly #raised: { vault: Vault; id: string; severity: string; alert: NewAlert }[] = [];
+  readonly #raised: { vault: Vault; id: string; severity: SeverityName; alert: NewAlert }[] = [];
   readonly #resolved: { vault: Vault; id: string; supersededBy: string | null }[] = [];
   readonly #kept: {
     vault: Vault;
@@ -350,46 +351,8 @@ class AlertBatch {
         },
       });
     }
-    await transaction.alert.createMany({
-      data: this.#raised.map(({ vault, id, severity, alert }) => ({
-        organizationId: vault.organizationId,
-        id,
-        vaultId: vault.vaultId,
-        kind: alert.kind,
-        severity,
-        severityRank: severityRank(severity as 'info'),
-        status: alert.status,
-        summary: summarize(alert.kind, vault.name, {
-          agentNames: alert.agents.map(({ name }) => name),
-          agentTotal: alert.agentTotal,
-          silentSince: alert.silentSince,
-          flapping: alert.flapping,
-          ...(alert.outageSeconds === undefined ? {} : { outageSeconds: alert.outageSeconds }),
-        }),
-        flapping: alert.flapping,
-        calmAt: alert.calmAt === undefined ? null : new Date(alert.calmAt),
-        openedAt: at,
-        resolvedAt: alert.status === 'resolved' ? at : null,
-        silentSince: alert.silentSince === null ? null : new Date(alert.silentSince),
-        resolvesId: alert.resolves ?? null,
-        outageSeconds: alert.outageSeconds ?? null,
-        agentCount: alert.agents.length,
-      })),
-    });
-    await transaction.alertAgent.createMany({
-      data: [
-        ...this.#raised.map(({ vault, id, alert }) => ({ vault, id, agents: alert.agents })),
-        ...this.#kept,
-      ].flatMap(({ vault, id, agents }) =>
-        agents.slice(0, namedAgents).map((agent) => ({
-          organizationId: vault.organizationId,
-          alertId: id,
-          agentId: agent.id,
-          agentName: agent.name,
-        })),
-      ),
-      skipDuplicates: true,
-    });
+    await this.#insertAlerts(transaction, at);
+    await this.#nameAgents(transaction);
     await this.#muteLikeTheOneBefore(transaction);
     await enqueueMany(
       transaction,
@@ -401,6 +364,55 @@ class AlertBatch {
     );
     await writeLiveEvents(transaction, this.#liveEvents(at));
     return new Set(this.#raised.map(({ vault }) => vault.organizationId));
+  }
+
+  /** Column by column: a storm raises thousands at once, and a statement for each batch is enough. */
+  async #insertAlerts(transaction: Transaction, at: Date): Promise<void> {
+    const raised = this.#raised;
+    if (raised.length === 0) return;
+    await transaction.$executeRaw`
+      insert into monitoring.alert (organization_id, id, vault_id, kind, severity, severity_rank,
+        status, summary, flapping, calm_at, opened_at, resolved_at, silent_since, resolves_id,
+        outage_seconds, agent_count)
+      select k.organization_id, k.id, k.vault_id, k.kind, k.severity, k.severity_rank, k.status,
+        k.summary, k.flapping, k.calm_at, ${at},
+        case when k.status = 'resolved' then ${at}::timestamptz end,
+        k.silent_since, k.resolves_id, k.outage_seconds, k.agent_count
+      from unnest(
+        ${raised.map(({ vault }) => vault.organizationId)}::uuid[],
+        ${raised.map(({ id }) => id)}::uuid[],
+        ${raised.map(({ vault }) => vault.vaultId)}::uuid[],
+        ${raised.map(({ alert }) => alert.kind)}::text[],
+        ${raised.map(({ severity }) => severity)}::text[],
+        ${raised.map(({ severity }) => severityRank(severity))}::int[],
+        ${raised.map(({ alert }) => alert.status)}::text[],
+        ${raised.map(({ vault, alert }) => summaryOf(vault, alert))}::text[],
+        ${raised.map(({ alert }) => alert.flapping)}::boolean[],
+        ${raised.map(({ alert }) => toDate(alert.calmAt))}::timestamptz[],
+        ${raised.map(({ alert }) => toDate(alert.silentSince))}::timestamptz[],
+        ${raised.map(({ alert }) => alert.resolves ?? null)}::uuid[],
+        ${raised.map(({ alert }) => alert.outageSeconds ?? null)}::float8[],
+        ${raised.map(({ alert }) => alert.agents.length)}::int[]
+      ) as k(organization_id, id, vault_id, kind, severity, severity_rank, status, summary, flapping,
+        calm_at, silent_since, resolves_id, outage_seconds, agent_count)`;
+  }
+
+  async #nameAgents(transaction: Transaction): Promise<void> {
+    const rows = [
+      ...this.#raised.map(({ vault, id, alert }) => ({ vault, id, agents: alert.agents })),
+      ...this.#kept,
+    ].flatMap(({ vault, id, agents }) =>
+      agents.slice(0, namedAgents).map((agent) => ({ vault, id, agent })),
+    );
+    if (rows.length === 0) return;
+    await transaction.$executeRaw`
+      insert into monitoring.alert_agent (organization_id, alert_id, agent_id, agent_name)
+      select * from unnest(
+        ${rows.map(({ vault }) => vault.organizationId)}::uuid[],
+        ${rows.map(({ id }) => id)}::uuid[],
+        ${rows.map(({ agent }) => agent.id)}::uuid[],
+        ${rows.map(({ agent }) => agent.name)}::text[]
+      ) on conflict do nothing`;
   }
 
   async #writeResolved(transaction: Transaction, at: Date): Promise<void> {
@@ -461,3 +473,15 @@ class AlertBatch {
     ];
   }
 }
+
+function summaryOf(vault: Vault, alert: NewAlert): string {
+  return summarize(alert.kind, vault.name, {
+    agentNames: alert.agents.map(({ name }) => name),
+    agentTotal: alert.agentTotal,
+    silentSince: alert.silentSince,
+    flapping: alert.flapping,
+    ...(alert.outageSeconds === undefined ? {} : { outageSeconds: alert.outageSeconds }),
+  });
+}
+
+const toDate = (at: number | null | undefined) => (at == null ? null : new Date(at));

@@ -14,5 +14,12 @@ export async function writeLiveEvents(
   rows: readonly LiveEventRow[],
 ): Promise<void> {
   if (rows.length === 0) return;
-  await transaction.liveEvent.createMany({ data: [...rows] });
+  await transaction.$executeRaw`
+    insert into monitoring.live_event (organization_id, type, at, data)
+    select * from unnest(
+      ${rows.map((row) => row.organizationId)}::uuid[],
+      ${rows.map((row) => row.type)}::text[],
+      ${rows.map((row) => row.at)}::timestamptz[],
+      ${rows.map((row) => JSON.stringify(row.data))}::jsonb[]
+    )`;
 }

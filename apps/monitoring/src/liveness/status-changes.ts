@@ -71,17 +71,15 @@ export async function openOutages(
   silences: readonly (AgentKey & { vaultId: string; silentSince: Date })[],
 ): Promise<void> {
   if (silences.length === 0) return;
-  await transaction.outage.createMany({
-    data: silences.map(({ organizationId, agentId, vaultId, silentSince }) => ({
-      organizationId,
-      id: newUuid(at.getTime()),
-      agentId,
-      vaultId,
-      silentSince,
-      openedAt: at,
-    })),
-    skipDuplicates: true,
-  });
+  const { organizations, agents } = columns(silences);
+  await transaction.$executeRaw`
+    insert into monitoring.outage (organization_id, id, agent_id, vault_id, silent_since, opened_at)
+    select k.*, ${at} from unnest(
+      ${organizations}::uuid[], ${silences.map(() => newUuid(at.getTime()))}::uuid[],
+      ${agents}::uuid[], ${silences.map((silence) => silence.vaultId)}::uuid[],
+      ${silences.map((silence) => silence.silentSince)}::timestamptz[]
+    ) as k(organization_id, id, agent_id, vault_id, silent_since)
+    on conflict do nothing`;
 }
 
 export async function closeOutages(
