@@ -101,6 +101,7 @@ export const limits = {
   agentBatchMax: 1_000,
   agentEventsPerMessage: 100,
   agentEventKeepDays: 90,
+  usageKeepDays: 400,
   revocationPollMs: 1_000,
   certificateTtlSeconds: 7 * 24 * 3_600,
   certificateBackdateSeconds: 5 * 60,
