@@ -122,7 +122,7 @@ export class Channels {
       const enabled = body.enabled ?? before.enabled;
       const readdressed = config !== undefined || (enabled && !before.enabled);
       const row = await transaction.channel.update({
-        where: { organizationId_id: before },
+        where: where(before),
         data: {
           ...(body.name !== undefined && { name: body.name }),
           ...(config && { sealedConfig: this.seals.sealConfig(before, config) }),
@@ -155,7 +155,7 @@ export class Channels {
     return this.work.write(ctx, deleteChannel, input, async (transaction, note) => {
       const row = await findChannel(transaction, ctx, input.params.id, true);
       checkMatch(input.ifMatch, row.revision, false);
-      await transaction.channel.delete({ where: { organizationId_id: row } });
+      await transaction.channel.delete({ where: where(row) });
       note({ target: { kind: 'channel', id: input.params.id, name: row.name } });
       return null;
     });
@@ -174,7 +174,7 @@ export class Channels {
       const secret = generateWebhookSecret((bytes) => randomBytes(bytes.length));
       const previousValidUntil = new Date(Date.now() + previousSecretValidMs);
       await transaction.channel.update({
-        where: { organizationId_id: row },
+        where: where(row),
         data: {
           sealedSecret: this.seals.sealSecret(row, secret),
           sealedPrevious: row.sealedSecret,
@@ -293,6 +293,10 @@ function toChannel(row: ChannelRow, config: ChannelConfig, confirmed: Set<string
     etag: etagOf(row.revision),
   };
 }
+
+const where = ({ organizationId, id }: ChannelRow) => ({
+  organizationId_id: { organizationId, id },
+});
 
 /** @throws ServiceError `not_found`, the same for an absent and for a foreign channel */
 export async function findChannel(

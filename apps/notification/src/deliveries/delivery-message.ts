@@ -84,7 +84,7 @@ async function readAlerts(
     join monitoring.alert a on a.organization_id = t.organization_id and a.id = t.alert_id
     join registry.vault v on v.organization_id = a.organization_id and v.id = a.vault_id
     where t.organization_id = ${organizationId}::uuid and t.delivery_id = ${deliveryId}::uuid
-    order by a.opened_at, a.id limit ${limits.deliveryAlertsMax}`;
+    order by a.opened_at, v.name, a.id limit ${limits.deliveryAlertsMax}`;
   const perAlert = Math.max(
     1,
     Math.min(agentsPerAlertMax, Math.floor(agentsReadMax / (rows.length || 1))),
