@@ -677,6 +677,9 @@ CREATE INDEX "delivery_alert_organization_id_alert_id_idx" ON "notification"."de
 CREATE INDEX "vault_organization_id_created_at_id_idx" ON "registry"."vault"("organization_id", "created_at", "id");
 
 -- CreateIndex
+CREATE INDEX "vault_name_order" ON "registry"."vault"("organization_id", "name", "id");
+
+-- CreateIndex
 CREATE INDEX "vault_organization_id_updated_at_id_idx" ON "registry"."vault"("organization_id", "updated_at", "id");
 
 -- CreateIndex

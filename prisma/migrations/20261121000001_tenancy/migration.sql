@@ -88,7 +88,6 @@ GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA monitoring, messaging
 -- A name belongs to one living vault of an organization, whatever its capitals.
 CREATE UNIQUE INDEX vault_living_name ON registry.vault (organization_id, lower(name))
   WHERE deleted_at IS NULL;
-CREATE INDEX vault_name_order ON registry.vault (organization_id, name, id);
 
 -- One outage for one silence, and one open alert about the state of a vault, however many sweep.
 CREATE UNIQUE INDEX outage_open ON monitoring.outage (organization_id, agent_id)
