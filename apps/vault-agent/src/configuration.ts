@@ -168,9 +168,11 @@ export interface LoadedConfiguration {
 
 /** What is wrong with a file, one line each: `vault.yaml:3:5 server.prot: is not a key here`. */
 export class ConfigurationError extends Error {
-  constructor(readonly problems: string[]) {
+  readonly problems: string[];
+  constructor(problems: string[]) {
     super(problems.join('\n'));
     this.name = 'ConfigurationError';
+    this.problems = problems;
   }
 }
 
@@ -222,18 +224,22 @@ export function parseConfiguration(text: string, file = 'vault.yaml'): Configura
   const parsed = schema.safeParse(content);
   if (parsed.success) return parsed.data;
   const root = document.contents;
+  const problems = parsed.error.issues.flatMap((issue) => {
+    const keys = issue.path.filter((key) => typeof key !== 'symbol');
+    const name = keys.join('.');
+    if (issue.code !== 'unrecognized_keys') {
+      return [{ path: keys, text: `${name || 'the file'}: ${issue.message}` }];
+    }
+    return issue.keys.map((key) => ({
+      path: [...keys, key],
+      text: `${name === '' ? key : `${name}.${key}`}: is not a key here`,
+    }));
+  });
   throw new ConfigurationError(
-    parsed.error.issues.flatMap((issue) => {
-      const keys = issue.path.filter((key) => typeof key !== 'symbol');
-      const name = keys.join('.');
-      if (issue.code === 'unrecognized_keys') {
-        return issue.keys.map((key) => {
-          const full = name === '' ? key : `${name}.${key}`;
-          return `${at(offsetOfKey(root, [...keys, key]))} ${full}: is not a key here`;
-        });
-      }
-      return [`${at(offsetOfKey(root, keys))} ${name || 'the file'}: ${issue.message}`];
-    }),
+    problems
+      .map(({ path, text }) => ({ offset: offsetOfKey(root, path), text }))
+      .sort((one, other) => one.offset - other.offset)
+      .map(({ offset, text }) => `${at(offset)} ${text}`),
   );
 }
 

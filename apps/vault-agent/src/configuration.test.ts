@@ -1,0 +1,124 @@
+import { mkdtempSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import fc from 'fast-check';
+import { expect, test } from 'vitest';
+import {
+  ConfigurationError,
+  durationMs,
+  freshConfiguration,
+  loadConfiguration,
+  parseConfiguration,
+} from './configuration.ts';
+
+const fresh = freshConfiguration({
+  endpoint: 'agents.example.com:8443',
+  caFingerprint: 'ab'.repeat(32),
+  port: 8200,
+  vaultName: 'a "quoted" name: with\nsurprises',
+});
+
+function problemsOf(text: string): string[] {
+  try {
+    parseConfiguration(text);
+  } catch (error) {
+    if (error instanceof ConfigurationError) return error.problems;
+    throw error;
+  }
+  return [];
+}
+
+test('the file that enrolment writes is complete and valid, whatever the vault is called', () => {
+  const configuration = parseConfiguration(fresh);
+  expect(configuration.server).toMatchObject({ host: '127.0.0.1', port: 8200 });
+  expect(configuration.control_plane.endpoint).toBe('agents.example.com:8443');
+  for (const section of [
+    'server',
+    'storage',
+    'encryption',
+    'authentication',
+    'audit',
+    'backup',
+    'monitoring',
+    'control_plane',
+  ]) {
+    expect(fresh).toMatch(new RegExp(`^${section}:`, 'm'));
+  }
+});
+
+test('an unknown key is an error that names its line, column and place', () => {
+  const text = 'server:\n  port: 1\n  prot: 2\ncontrol_plane:\n  enabled: false\nextra: 1\n';
+  expect(problemsOf(text)).toEqual([
+    'vault.yaml:3:3 server.prot: is not a key here',
+    'vault.yaml:6:1 extra: is not a key here',
+  ]);
+});
+
+test.each([
+  ['a port that is none', 'server:\n  port: 70000\n', 'vault.yaml:2:3 server.port'],
+  ['a wrong type', 'audit:\n  enabled: "yes"\n', 'vault.yaml:2:3 audit.enabled'],
+  ['a section of the wrong kind', 'backup: 3\n', 'vault.yaml:1:1 backup'],
+  ['a duration without unit', 'encryption:\n  rotation_interval: "90"\n', 'vault.yaml:2:3'],
+  ['an unknown destination', 'backup:\n  destinations:\n    - type: ftp\n', 'vault.yaml:3:7'],
+  [
+    'a destination with a key too many',
+    'backup:\n  destinations:\n    - type: local\n      path: a\n      x: 1\n',
+    'vault.yaml:5:7 backup.destinations.0.x',
+  ],
+  [
+    'an endpoint that is a URL',
+    'control_plane:\n  endpoint: https://x\n',
+    'vault.yaml:2:3 control_plane.endpoint: must be HOST:PORT',
+  ],
+  [
+    'a storage of a later version',
+    'storage:\n  type: mysql\n',
+    'vault.yaml:2:3 storage.type: only sqlite',
+  ],
+  ['a key given twice', 'server:\n  port: 1\n  port: 2\n', 'vault.yaml:3:3'],
+  ['a tab', 'server:\n\tport: 1\n', 'vault.yaml:2:1'],
+  ['an open bracket', 'server: {port: 1\n', 'vault.yaml:'],
+  ['no endpoint', 'server: {}\n', 'vault.yaml:1:1 control_plane: needs an endpoint'],
+  ['a list', '- a\n', 'vault.yaml:1:1 the file'],
+])('%s is named with its line', (_what, text, expected) => {
+  expect(problemsOf(text).join('\n')).toContain(expected);
+});
+
+test('too large a file, an alias bomb and any other text are problems, not crashes', () => {
+  expect(problemsOf(`# ${'x'.repeat(300_000)}`)).toHaveLength(1);
+  const bomb = `a: &a [x,x,x,x,x,x,x,x,x]\n${'bcdefghij'
+    .split('')
+    .map(
+      (name, index) => `${name}: &${name} [${Array(9).fill(`*${'abcdefghi'[index]}`).join(',')}]`,
+    )
+    .join('\n')}\n`;
+  expect(problemsOf(bomb).length).toBeGreaterThan(0);
+  fc.assert(
+    fc.property(fc.string({ unit: 'binary', maxLength: 200 }), (text) => {
+      problemsOf(text);
+    }),
+  );
+});
+
+test('a change is told by section, and the connection string leaves no trace', () => {
+  const folder = mkdtempSync(join(tmpdir(), 'keystead-configuration-'));
+  const load = (text: string) => {
+    const file = join(folder, 'vault.yaml');
+    writeFileSync(file, text);
+    return loadConfiguration(file);
+  };
+  const one = load(fresh);
+  const other = load(fresh.replace('8200', '8300'));
+  expect(other.digests.server).not.toBe(one.digests.server);
+  expect(other.digests.audit).toBe(one.digests.audit);
+  expect(load(`${fresh}# a comment\n`).digest).toBe(one.digest);
+  const secret = load(fresh.replace('type: "sqlite"', 'type: "sqlite"\n  connection_string: "p"'));
+  expect(secret.digest).toBe(one.digest);
+  expect(one.locate('identity/agent.key')).toBe(join(folder, 'identity/agent.key'));
+});
+
+test('durations are read in their units', () => {
+  expect(['250ms', '30s', '15m', '24h', '90d'].map(durationMs)).toEqual([
+    250, 30_000, 900_000, 86_400_000, 7_776_000_000,
+  ]);
+});

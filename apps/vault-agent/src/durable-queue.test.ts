@@ -1,0 +1,212 @@
+import { spawn } from 'node:child_process';
+import { mkdtempSync, statSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { newUuid } from '@keystead/contracts/ids';
+import fc from 'fast-check';
+import { afterEach, expect, test } from 'vitest';
+import { DurableQueue, QueueInUse } from './durable-queue.ts';
+
+const open: DurableQueue[] = [];
+afterEach(() => {
+  for (const queue of open.splice(0)) queue.close();
+});
+
+function freshFile(): string {
+  return join(mkdtempSync(join(tmpdir(), 'keystead-queue-')), 'queue.db');
+}
+
+function begin(file: string, bootId = newUuid(), maxEvents = 1_000): DurableQueue {
+  const queue = new DurableQueue(
+    file,
+    { bootId, startedAtUnixMs: 1, configuration: { server: 'a' } },
+    maxEvents,
+  );
+  open.push(queue);
+  return queue;
+}
+
+function end(queue: DurableQueue): void {
+  open.splice(open.indexOf(queue), 1);
+  queue.close();
+}
+
+const jump = (jumpMs: number) => ({ $case: 'clockJumped' as const, value: { jumpMs } });
+const jumpsOf = (queue: DurableQueue) =>
+  queue
+    .after(0, 10_000)
+    .map(({ event }) => (event.kind?.$case === 'clockJumped' ? event.kind.value.jumpMs : 0));
+
+test('an event keeps its run, sequence and content over a restart: a replay is the same message', () => {
+  const file = freshFile();
+  const bootId = newUuid();
+  const first = begin(file, bootId);
+  first.append(jump(1), 100);
+  first.append(jump(2), 200);
+  const before = first.after(0, 10);
+  end(first);
+  const second = begin(file);
+  expect(second.after(0, 10)).toEqual(before);
+  expect(before.map(({ sequence }) => sequence)).toEqual([1, 2]);
+  expect(before.every((waiting) => waiting.bootId === bootId)).toBe(true);
+  second.append(jump(3), 300);
+  expect(second.after(0, 10).at(-1)).toMatchObject({ sequence: 1 });
+});
+
+test('a receipt removes exactly what it names', () => {
+  const bootId = newUuid();
+  const queue = begin(freshFile(), bootId);
+  for (let count = 1; count <= 5; count += 1) queue.append(jump(count), count);
+  queue.receipt(bootId, [2, 4, 4, 99], 10);
+  queue.receipt(newUuid(), [1], 10);
+  expect(jumpsOf(queue)).toEqual([1, 3, 5]);
+  expect(queue.waiting).toBe(3);
+});
+
+test('what a full queue cannot keep is counted, and the count is told when there is room', () => {
+  const bootId = newUuid();
+  const queue = begin(freshFile(), bootId, 3);
+  const kept = [1, 2, 3, 4, 5].map((number) => queue.append(jump(number), number * 1_000));
+  expect(kept).toEqual([true, true, true, false, false]);
+  expect(queue.isFull).toBe(true);
+  expect(queue.refused).toBe(2);
+  queue.receipt(bootId, [1, 2, 3], 9_000);
+  expect(queue.after(0, 10)).toMatchObject([
+    {
+      sequence: 4,
+      event: {
+        occurredAtUnixMs: 9_000,
+        kind: {
+          $case: 'queueOverflowed',
+          value: { count: 2, firstAtUnixMs: 4_000, lastAtUnixMs: 5_000 },
+        },
+      },
+    },
+  ]);
+});
+
+test('the count of a full queue survives a restart', () => {
+  const file = freshFile();
+  const bootId = newUuid();
+  const queue = begin(file, bootId, 1);
+  queue.append(jump(1), 1);
+  queue.append(jump(2), 2);
+  end(queue);
+  const later = begin(file, newUuid(), 1);
+  later.receipt(bootId, [1], 5);
+  expect(later.after(0, 10)).toMatchObject([
+    { event: { kind: { $case: 'queueOverflowed', value: { count: 1 } } } },
+  ]);
+});
+
+test('one process at a time, and no lock stays behind', () => {
+  const file = freshFile();
+  const queue = begin(file);
+  expect(() => begin(file)).toThrow(QueueInUse);
+  end(queue);
+  begin(file);
+});
+
+test('the run before this one is known, and whether it ended in order', () => {
+  const file = freshFile();
+  const bootId = newUuid();
+  const first = begin(file, bootId);
+  expect(first.previousRun).toBeUndefined();
+  first.endCleanly();
+  end(first);
+  const second = begin(file);
+  expect(second.previousRun).toEqual({
+    bootId,
+    endedCleanly: true,
+    configuration: { server: 'a' },
+  });
+  end(second);
+  expect(begin(file).previousRun?.endedCleanly).toBe(false);
+});
+
+test('the file is for its owner alone', () => {
+  const file = freshFile();
+  begin(file);
+  expect(statSync(file).mode & 0o077).toBe(0);
+});
+
+test('whatever the order of events, receipts and restarts, nothing is lost and nothing doubled', () => {
+  const step = fc.oneof(
+    { weight: 5, arbitrary: fc.constant('append' as const) },
+    { weight: 3, arbitrary: fc.nat({ max: 5 }) },
+    { weight: 1, arbitrary: fc.constant('restart' as const) },
+  );
+  fc.assert(
+    fc.property(fc.array(step, { maxLength: 40 }), (steps) => {
+      const file = freshFile();
+      let queue = begin(file);
+      const expected: number[] = [];
+      let next = 0;
+      for (const what of steps) {
+        if (what === 'append') {
+          next += 1;
+          queue.append(jump(next), next);
+          expected.push(next);
+        } else if (what === 'restart') {
+          end(queue);
+          queue = begin(file);
+        } else {
+          const waiting = queue.after(0, 100)[what];
+          if (waiting === undefined) continue;
+          queue.receipt(waiting.bootId, [waiting.sequence], 1);
+          expected.splice(what, 1);
+        }
+      }
+      expect(jumpsOf(queue)).toEqual(expected);
+      const keys = queue.after(0, 100).map(({ bootId, sequence }) => `${bootId} ${sequence}`);
+      expect(new Set(keys).size).toBe(keys.length);
+      end(queue);
+    }),
+    { numRuns: 25 },
+  );
+});
+
+test('killed with -9 in the middle, every event that was acknowledged is there, once', async () => {
+  const file = freshFile();
+  const seen = new Map<string, number>();
+  for (let round = 0; round < 3; round += 1) {
+    const writer = spawn(
+      process.execPath,
+      [
+        '--conditions=keystead-source',
+        '--disable-warning=ExperimentalWarning',
+        '--input-type=module',
+        '-e',
+        `import { DurableQueue } from ${JSON.stringify(new URL('./durable-queue.ts', import.meta.url).href)};
+         const queue = new DurableQueue(${JSON.stringify(file)},
+           { bootId: crypto.randomUUID(), startedAtUnixMs: 1, configuration: {} }, 1e6);
+         for (let count = 1; ; count += 1) {
+           queue.append({ $case: 'clockJumped', value: { jumpMs: ${round} * 1e6 + count } }, 1);
+           process.stdout.write(${round} * 1e6 + count + '\\n');
+           await new Promise((resolve) => setImmediate(resolve));
+         }`,
+      ],
+      { stdio: ['ignore', 'pipe', 'inherit'] },
+    );
+    let output = '';
+    writer.stdout.on('data', (data: Buffer) => {
+      output += data;
+    });
+    const enough = 40 + round * 37;
+    await new Promise<void>((resolve) => {
+      writer.stdout.on('data', () => {
+        if (output.split('\n').length > enough) resolve();
+      });
+    });
+    writer.kill('SIGKILL');
+    await new Promise((resolve) => writer.once('close', resolve));
+    for (const line of output.split('\n').slice(0, -1)) seen.set(line, 0);
+  }
+  const queue = begin(file);
+  for (const jumpMs of jumpsOf(queue)) {
+    seen.set(String(jumpMs), (seen.get(String(jumpMs)) ?? 0) + 1);
+  }
+  // One event per round may be on the disk without its acknowledgement having been read.
+  expect([...seen.values()].every((count) => count === 1)).toBe(true);
+  expect(queue.waiting).toBe(seen.size);
+});
