@@ -184,7 +184,7 @@ async function startAgents(api: Api, installation: Installation): Promise<DemoAg
   );
   for (const name of vaultNames) {
     const process = new AgentProcess(folderOf(name), (how) => onAgentGone(name, how, installation));
-    process.redirect(installation.agentEndpoint);
+    await process.adjust(installation.agentEndpoint);
     process.start();
     agents.push({ name, process });
   }

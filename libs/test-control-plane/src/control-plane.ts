@@ -235,6 +235,7 @@ async function start(
       await AgentProcess.enroll({ enrollment, data, name: label });
       const agent = new AgentProcess(data);
       agents.push(agent);
+      await agent.adjust(settings.agentEndpoint);
       agent.start();
       return agent;
     },

@@ -3,6 +3,7 @@ import { closeSync, existsSync, mkdirSync, openSync, readFileSync, writeFileSync
 import { delimiter, join } from 'node:path';
 import { promisify } from 'node:util';
 import { guardChild } from '../infrastructure/child-guard.ts';
+import { freePort, isPortFree } from '../infrastructure/free-port.ts';
 import type { EnrollmentToken } from './api.ts';
 import { repository, withoutOurs } from './service-process.ts';
 
@@ -13,6 +14,8 @@ const environment = () => ({
   // The command finds its Node on the PATH; it must be the pinned one.
   PATH: `${join(repository, 'node_modules', '.bin')}${delimiter}${process.env.PATH}`,
 });
+
+const usualPort = 8200;
 
 export interface EnrollOptions {
   readonly enrollment: Pick<EnrollmentToken, 'token' | 'caFingerprint' | 'agentEndpoint'>;
@@ -69,13 +72,15 @@ export class AgentProcess {
     return join(this.data, 'vault.yaml');
   }
 
-  /** An agent that is enrolled dials where its file says; an installation's port may have moved. */
-  redirect(agentEndpoint: string): void {
+  /** Fits its file to this machine: where it dials, and a port of its own for its HTTP server. */
+  async adjust(agentEndpoint: string): Promise<void> {
     const text = readFileSync(this.configFile, 'utf8');
-    const changed = text.replace(
-      /^(\s+endpoint:\s*)(["']?)[^"'\n]*\2\s*$/m,
-      (_line, key: string, quote: string) => `${key}${quote}${agentEndpoint}${quote}`,
-    );
+    const port = Number(/^\s+port:\s*(\d+)\s*$/m.exec(text)?.[1]);
+    // The usual port is left to whoever tries an agent by hand beside these.
+    const ownPort = port !== usualPort && (await isPortFree(port)) ? port : await freePort();
+    const changed = text
+      .replace(/^(\s+endpoint:\s*).*$/m, (_line, key: string) => `${key}"${agentEndpoint}"`)
+      .replace(/^(\s+port:\s*)\d+\s*$/m, (_line, key: string) => `${key}${ownPort}`);
     if (changed !== text) writeFileSync(this.configFile, changed);
   }
 
