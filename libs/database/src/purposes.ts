@@ -8,7 +8,6 @@ export const purposes = [
   'sign-in',
   'accept-invitation',
   'list-own-organizations',
-  'sign-up',
   // Agents arrive with a token or a certificate, in batches of many organizations.
   'enroll-agent',
   'admit-agents',
