@@ -33,6 +33,7 @@ export class PolicySets {
     const vaultId = toUuid('vault', input.params.id);
     const { version } = input.body;
     return this.work.write(ctx, assignPolicySet, input, async (transaction, note) => {
+      await lockVault(transaction, ctx, vaultId);
       const before = await show(transaction, ctx, vaultId);
       checkMatch(input.ifMatch, revisionOf(before.etag), false);
       if (before.version !== null && version < before.version) {
@@ -40,11 +41,12 @@ export class PolicySets {
           detail: `the vault holds version ${before.version}; agents never go back to an older one`,
         });
       }
-      await transaction.policySetAssignment.upsert({
-        where: { organizationId_vaultId: { organizationId, vaultId } },
-        create: { organizationId, vaultId, version },
-        update: { version, assignedAt: new Date(), revision: { increment: 1 } },
-      });
+      await transaction.$executeRaw`
+        insert into policy.policy_set_assignment (organization_id, vault_id, version, assigned_at)
+        values (${organizationId}::uuid, ${vaultId}::uuid, ${version}, clock_timestamp())
+        on conflict (organization_id, vault_id) do update
+          set version = excluded.version, assigned_at = excluded.assigned_at,
+            revision = policy_set_assignment.revision + 1`;
       note({
         target: { kind: 'vault', id: input.params.id },
         changes: { version: { from: before.version, to: version } },
@@ -56,31 +58,52 @@ export class PolicySets {
 
 const revisionOf = (etag: string) => Number(etag.replaceAll('"', ''));
 
+/** One assignment after the other, so that each sees the version before it. */
+async function lockVault(
+  transaction: Transaction,
+  { organizationId }: TenantCtx,
+  vaultId: string,
+): Promise<void> {
+  await transaction.$queryRaw`
+    select id from registry.vault
+    where organization_id = ${organizationId}::uuid and id = ${vaultId}::uuid
+    for no key update`;
+}
+
 async function show(transaction: Transaction, { organizationId }: TenantCtx, vaultId: string) {
-  const vault = await transaction.vault.findFirst({
-    where: { organizationId, id: vaultId, deletedAt: null },
-    select: { id: true },
-  });
-  if (!vault) throw notFound();
-  const assignment = await transaction.policySetAssignment.findUnique({
-    where: { organizationId_vaultId: { organizationId, vaultId } },
-  });
-  const agents = await transaction.agent.findMany({
-    where: { organizationId, vaultId, deletedAt: null, revokedAt: null },
-    select: { liveness: { select: { policySetVersion: true } } },
-  });
-  const reported = agents.map((agent) => agent.liveness?.policySetVersion ?? null);
-  const wanted = assignment?.version ?? null;
+  const [row] = await transaction.$queryRaw<
+    {
+      version: number | null;
+      assigned_at: Date | null;
+      revision: number | null;
+      total: number;
+      current: number;
+      unreported: number;
+    }[]
+  >`
+    select p.version, p.assigned_at, p.revision, a.*
+    from registry.vault v
+    left join policy.policy_set_assignment p
+      on p.organization_id = v.organization_id and p.vault_id = v.id
+    cross join lateral (
+      select count(*)::int as total,
+        count(*) filter (where l.policy_set_version = p.version)::int as current,
+        count(*) filter (where l.policy_set_version is null)::int as unreported
+      from registry.agent a
+      left join monitoring.agent_liveness l
+        on l.organization_id = a.organization_id and l.agent_id = a.id
+      where a.organization_id = v.organization_id and a.vault_id = v.id
+        and a.deleted_at is null and a.revoked_at is null
+    ) a
+    where v.organization_id = ${organizationId}::uuid and v.id = ${vaultId}::uuid
+      and v.deleted_at is null`;
+  if (!row) throw notFound();
+  const { total, current, unreported } = row;
   return {
     vaultId: toId('vault', vaultId),
-    version: wanted,
-    assignedAt: assignment?.assignedAt.toISOString() ?? null,
-    agents: {
-      total: reported.length,
-      current: reported.filter((version) => version !== null && version === wanted).length,
-      behind: reported.filter((version) => version !== null && version !== wanted).length,
-      unreported: reported.filter((version) => version === null).length,
-    },
-    etag: etagOf(assignment?.revision ?? 0),
+    version: row.version,
+    assignedAt: row.assigned_at?.toISOString() ?? null,
+    agents: { total, current, behind: total - current - unreported, unreported },
+    etag: etagOf(row.revision ?? 0),
   };
 }
