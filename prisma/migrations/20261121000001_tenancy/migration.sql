@@ -96,6 +96,8 @@ CREATE UNIQUE INDEX alert_open_state ON monitoring.alert (organization_id, vault
   WHERE status <> 'resolved' AND kind IN ('vault.offline', 'vault.degraded');
 CREATE UNIQUE INDEX alert_open_other ON monitoring.alert (organization_id, vault_id, kind)
   WHERE status <> 'resolved' AND kind NOT IN ('vault.offline', 'vault.degraded');
+CREATE INDEX alert_muted ON monitoring.alert (organization_id, vault_id, muted_until)
+  WHERE muted_until IS NOT NULL;
 CREATE INDEX alert_calm ON monitoring.alert (calm_at) WHERE calm_at IS NOT NULL;
 
 CREATE INDEX delivery_due ON notification.delivery (next_attempt_at)

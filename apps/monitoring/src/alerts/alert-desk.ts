@@ -442,7 +442,7 @@ class AlertBatch {
               ${this.#raised.map(({ vault }) => vault.organizationId)}::uuid[],
               ${this.#raised.map(({ vault }) => vault.vaultId)}::uuid[]
             )
-          ) and muted_until > clock_timestamp()
+          ) and muted_until is not null and muted_until > clock_timestamp()
         group by organization_id, vault_id
       ) m
       where t.organization_id = m.organization_id and t.vault_id = m.vault_id
