@@ -179,7 +179,7 @@ async function startAgents(api: Api, installation: Installation): Promise<DemoAg
         vault: name,
         tags: ['demo'],
       });
-      await AgentProcess.enroll({ enrollment, data: folderOf(name), name });
+      await AgentProcess.enroll({ enrollment, data: folderOf(name), agentName: `${name}-1` });
     }),
   );
   for (const name of vaultNames) {

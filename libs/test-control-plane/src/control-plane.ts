@@ -60,7 +60,7 @@ export interface ControlPlane {
   ): Promise<ServiceProcess>;
   /** A new organization, its owner signed in. */
   signUp(name: string): Promise<{ api: Api; email: string; password: string; accessToken: string }>;
-  /** A real agent, enrolled by a token of this organization and started. */
+  /** A real agent, enrolled by a token of this organization and started; its vault is named alike. */
   startAgent(api: Api, options?: { name?: string; vault?: string }): Promise<AgentProcess>;
   stop(): Promise<void>;
 }
@@ -229,10 +229,10 @@ async function start(
         name: `token of ${label}`,
         maxUses: 1,
         ttlSeconds: 600,
-        ...(vault === undefined ? {} : { vault }),
+        vault: vault ?? label,
       });
       const data = join(folder, 'agents', `${++counter}-${label}`);
-      await AgentProcess.enroll({ enrollment, data, name: label });
+      await AgentProcess.enroll({ enrollment, data, agentName: label });
       const agent = new AgentProcess(data);
       agents.push(agent);
       await agent.adjust(settings.agentEndpoint);

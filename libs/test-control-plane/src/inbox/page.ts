@@ -77,7 +77,8 @@ body:has(#show-email:checked) details:not([data-kind="email"]),
 body:has(#show-slack:checked) details:not([data-kind="slack"]),
 body:has(#show-webhook:checked) details:not([data-kind="webhook"]) { display: none; }
 @media (max-width: 40rem) {
-  summary { grid-template-columns: auto 1fr; } .subject { grid-column: 1 / -1; }
+  summary { grid-template-columns: auto 1fr auto; }
+  .kind { justify-self: start; } .subject { grid-column: 1 / -1; grid-row: 2; }
 }
 `;
 

@@ -21,7 +21,10 @@ export interface EnrollOptions {
   readonly enrollment: Pick<EnrollmentToken, 'token' | 'caFingerprint' | 'agentEndpoint'>;
   /** Where the agent keeps its key, its configuration and its queue. */
   readonly data: string;
-  readonly name?: string;
+  /** What the agent is called; its machine's name when left out. */
+  readonly agentName?: string;
+  /** The vault's name, where the token does not give one. */
+  readonly vaultName?: string;
 }
 
 /** A real agent: the same program customers run. */
@@ -44,7 +47,8 @@ export class AgentProcess {
   }
 
   /** @throws Error with the agent's own words when it is refused. */
-  static async enroll({ enrollment, data, name }: EnrollOptions): Promise<void> {
+  static async enroll(options: EnrollOptions): Promise<void> {
+    const { enrollment, data, agentName, vaultName } = options;
     mkdirSync(data, { recursive: true, mode: 0o700 });
     const args = [
       'enroll',
@@ -52,7 +56,8 @@ export class AgentProcess {
       ...['--token', enrollment.token],
       ...['--ca-fingerprint', enrollment.caFingerprint],
       ...['--data', data],
-      ...(name === undefined ? [] : ['--name', name]),
+      ...(agentName === undefined ? [] : ['--agent-name', agentName]),
+      ...(vaultName === undefined ? [] : ['--name', vaultName]),
     ];
     await promisify(execFile)(program, args, {
       cwd: repository,
