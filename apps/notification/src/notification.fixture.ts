@@ -63,7 +63,7 @@ export function startReplica(database: Database, key: InstallationKey, inbox: In
   const mails = new MailPost(database, email, config, log);
   let nudges = 0;
   return {
-    channels: new Channels(work, database, listing, seals, guard, config),
+    channels: new Channels(work, database, listing, seals, guard),
     tests: new ChannelTests(work, runner),
     subscriptions: new Subscriptions(work, listing),
     deliveries: new Deliveries(work, listing, { nudge: () => (nudges += 1) }),
@@ -213,7 +213,7 @@ export interface NewAlert {
 
 /** Alerts as monitoring raises them: rows and outbox rows in one transaction. */
 export async function raise(
-  world: World,
+  world: Pick<World, 'rows'>,
   { organizationId }: { organizationId: string },
   alerts: NewAlert[],
 ): Promise<{ id: string; vaultId: string }[]> {
@@ -268,7 +268,10 @@ export async function raise(
 }
 
 /** Deliveries of an organization as stored, oldest first. */
-export function deliveriesOf(world: World, { organizationId }: { organizationId: string }) {
+export function deliveriesOf(
+  world: Pick<World, 'rows'>,
+  { organizationId }: { organizationId: string },
+) {
   return world.rows((transaction) =>
     transaction.delivery.findMany({
       where: { organizationId },

@@ -20,7 +20,6 @@ import {
 import type { Input, Output } from '@keystead/contracts/operation';
 import { Database, type Transaction } from '@keystead/database/database';
 import { Inject, Injectable } from '@nestjs/common';
-import { CONFIG, type Config } from '../config.ts';
 import { closeDeliveriesOf } from '../deliveries/delivery-rows.ts';
 import { AddressGuard } from '../delivery/address-guard.ts';
 import { generateWebhookSecret } from '../delivery/webhook-signature.ts';
@@ -40,7 +39,6 @@ export class Channels {
     @Inject(Listing) private readonly listing: Listing,
     @Inject(ChannelSeals) private readonly seals: ChannelSeals,
     @Inject(AddressGuard) private readonly guard: AddressGuard,
-    @Inject(CONFIG) private readonly config: Pick<Config, 'KEYSTEAD_PUBLIC_URL'>,
   ) {}
 
   async list(
@@ -249,7 +247,6 @@ export class Channels {
       organizationId: row.organizationId,
       channelName: row.name,
       emails: config.to,
-      publicUrl: this.config.KEYSTEAD_PUBLIC_URL,
       now: new Date(),
       newToken: () => randomBytes(32).toString('base64url'),
     });

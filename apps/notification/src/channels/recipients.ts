@@ -36,7 +36,6 @@ export interface ConfirmationRequest {
   organizationId: string;
   channelName: string;
   emails: readonly string[];
-  publicUrl: string;
   now: Date;
   newToken: () => string;
 }
@@ -91,7 +90,7 @@ export async function askForConfirmation(
       data: {
         organizationName: organization.name,
         channelName: request.channelName,
-        confirmUrl: `${request.publicUrl.replace(/\/+$/, '')}/v1/channels/confirm?token=${token}`,
+        token,
       },
     });
   }

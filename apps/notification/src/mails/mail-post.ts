@@ -94,7 +94,11 @@ export class MailPost {
             this.config.KEYSTEAD_OPERATOR_EMAILS,
             deafMessage(parsed.data as OutboxPayload<'installation.deaf'>),
           ] as const)
-        : requested(mail.organization_id, parsed.data as OutboxPayload<'mail.requested'>);
+        : requested(
+            this.config.KEYSTEAD_PUBLIC_URL,
+            mail.organization_id,
+            parsed.data as OutboxPayload<'mail.requested'>,
+          );
     if (to.length === 0) return { result: 'delivered', durationMs: 0 };
     const { organization_id: organizationId } = mail;
     if (organizationId !== null && mail.failures === 1) {
@@ -122,6 +126,7 @@ function deafMessage(payload: OutboxPayload<'installation.deaf'>): NoticeMessage
 }
 
 function requested(
+  publicUrl: string,
   organizationUuid: string | null,
   { template, to, data }: OutboxPayload<'mail.requested'>,
 ): readonly [string[], NoticeMessage] {
@@ -137,7 +142,7 @@ function requested(
           at,
           organizationName,
           channelName: field('channelName'),
-          confirmUrl: field('confirmUrl'),
+          confirmUrl: linkWithToken(publicUrl, '/v1/channels/confirm', field('token')),
         },
       ];
     case 'member.invitation':
@@ -147,9 +152,9 @@ function requested(
           type: template,
           at,
           organizationName,
-          invitedBy: field('invitedBy'),
+          invitedBy: field('inviterName'),
           role: field('role'),
-          acceptUrl: field('acceptUrl'),
+          acceptUrl: linkWithToken(publicUrl, '/v1/invitations/accept', field('token')),
         },
       ];
     case 'channel.disabled': {
@@ -168,6 +173,10 @@ function requested(
       ];
     }
   }
+}
+
+function linkWithToken(publicUrl: string, path: string, token: string): string {
+  return `${publicUrl.replace(/\/+$/, '')}${path}?token=${encodeURIComponent(token)}`;
 }
 
 function unreadable(): SendOutcome {
