@@ -34,7 +34,7 @@ export function createHttpServer(options: HttpServerOptions): FastifyAdapter {
     requestTimeout: limits.requestTimeoutMs,
     connectionTimeout: 2 * limits.requestTimeoutMs,
     keepAliveTimeout: 72_000,
-    http: { maxHeaderSize: headersMaxBytes },
+    http: { maxHeaderSize: headersMaxBytes, requireHostHeader: false },
     trustProxy: options.trustedProxies.length > 0 ? [...options.trustedProxies] : false,
     genReqId: (request: IncomingMessage) =>
       readRequestId(request.headers['x-request-id']) ?? newUuid(),
@@ -44,13 +44,17 @@ export function createHttpServer(options: HttpServerOptions): FastifyAdapter {
       // Queries are read by the operation, which says what is wrong with them and where.
       querystringParser: () => ({}),
     },
+    // Refused before any hook runs, so the headers that hooks set are set here.
     frameworkErrors: (error: Error, request: FastifyRequest, reply: FastifyReply) => {
       const { status, headers, body } = problemAnswer(
         asServiceError(error),
         request.id,
         new Date(),
       );
-      reply.code(status).headers(headers).send(JSON.stringify(body));
+      reply
+        .code(status)
+        .headers({ ...headers, ...headersOfEarlyAnswers(request.id) })
+        .send(JSON.stringify(body));
     },
     clientErrorHandler: refuseUnreadable,
   });
@@ -63,6 +67,9 @@ export function createHttpServer(options: HttpServerOptions): FastifyAdapter {
   });
   server.addHook('onRequest', async (request, reply) => {
     reply.header('x-request-id', request.id);
+    if (request.raw.httpVersion === '1.1' && request.headers.host === undefined) {
+      throw new ServiceError('invalid_request', { detail: 'The Host header is missing' });
+    }
   });
   server.addHook('onResponse', async (request, reply) => {
     options.metrics.observe(
@@ -128,6 +135,14 @@ function readBodiesAsBytes(server: FastifyInstance): void {
   });
 }
 
+function headersOfEarlyAnswers(requestId: string) {
+  return {
+    'x-request-id': requestId,
+    'x-content-type-options': 'nosniff',
+    'content-security-policy': "default-src 'none';frame-ancestors 'none'",
+  };
+}
+
 const statusOfClientError: Record<string, ConstructorParameters<typeof ServiceError>> = {
   HPE_HEADER_OVERFLOW: ['headers_too_large'],
   ERR_HTTP_REQUEST_TIMEOUT: ['request_timeout'],
@@ -145,8 +160,7 @@ function refuseUnreadable(error: Error & { code?: string }, socket: Socket): voi
   const headers = {
     ...answer.headers,
     'content-length': String(Buffer.byteLength(body)),
-    'x-content-type-options': 'nosniff',
-    'x-request-id': answer.body.requestId,
+    ...headersOfEarlyAnswers(answer.body.requestId),
     connection: 'close',
   };
   const head = Object.entries(headers).map(([name, value]) => `${name}: ${value}\r\n`);
