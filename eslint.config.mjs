@@ -78,11 +78,14 @@ const constraints = (change) =>
     };
   });
 
-/** @param {(border: Border) => Border} change */
-const boundaries = (change) => ({
+/**
+ * @param {(border: Border) => Border} change
+ * @param {boolean} banTransitiveDependencies only what the project's own package.json names
+ */
+const boundaries = (change, banTransitiveDependencies) => ({
   '@nx/enforce-module-boundaries': [
     'error',
-    { allow: [], banTransitiveDependencies: true, depConstraints: constraints(change) },
+    { allow: [], banTransitiveDependencies, depConstraints: constraints(change) },
   ],
 });
 
@@ -95,12 +98,12 @@ export default [
     languageOptions: { parser: typescript.parser },
     linterOptions: { reportUnusedDisableDirectives: 'error', noInlineConfig: true },
     plugins: { '@nx': nx },
-    rules: boundaries((border) => border),
+    rules: boundaries((border) => border, true),
   },
   {
     // A test may look at the world with whatever client it needs, and may boot real servers.
     files: tests,
-    rules: boundaries(({ may }) => ({ may: [...may, 'lib:test-control-plane'] })),
+    rules: boundaries(({ may }) => ({ may: [...may, 'lib:test-control-plane'] }), false),
   },
   {
     files: ['libs/**/*.ts', 'apps/**/*.ts'],
