@@ -112,17 +112,18 @@ const letTimePass = (seconds: number) =>
 const publicIds = (alerts: { id: string }[]) => alerts.map(({ id }) => toId('alert', id)).sort();
 
 describe('the notification service', () => {
-  it('hands an alert over within half a second of the end of its group wait', async () => {
+  it('hands an alert over shortly after the end of its group wait', async () => {
     const { organizationId } = await organizationWithWebhook('latency');
-    const overMs: number[] = [];
-    for (const kind of ['vault.offline', 'vault.stopped', 'vault.recovered'] as const) {
-      const startedMs = Date.now();
-      const [alert] = await raise(world, { organizationId }, [{ kind }]);
-      monitoring.nudge('notification');
-      const id = toId('alert', alert?.id ?? '');
-      await plane.inbox.waitFor(({ webhook }) => webhook?.body.includes(id) ?? false, 20_000);
-      overMs.push(Date.now() - startedMs - 10_000);
-    }
+    const overMs = await Promise.all(
+      (['vault.offline', 'vault.stopped', 'vault.recovered'] as const).map(async (kind) => {
+        const startedMs = Date.now();
+        const [alert] = await raise(world, { organizationId }, [{ kind }]);
+        monitoring.nudge('notification');
+        const id = toId('alert', alert?.id ?? '');
+        await plane.inbox.waitFor(({ webhook }) => webhook?.body.includes(id) ?? false, 20_000);
+        return Date.now() - startedMs - 10_000;
+      }),
+    );
     console.log(`hand-over beyond the group wait: ${overMs.join(', ')} ms`);
     expect(Math.max(...overMs)).toBeLessThan(1_500);
     expect(Math.min(...overMs)).toBeGreaterThan(-500);

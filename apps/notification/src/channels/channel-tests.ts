@@ -42,7 +42,8 @@ export class ChannelTests {
       return toDelivery(await findDelivery(transaction, organizationId, id));
     });
     const id = toUuid('delivery', created.id);
-    await this.runner.runNow({ organizationId, id }, answerWithinMs);
+    const channelId = toUuid('channel', created.channel.id);
+    await this.runner.runNow({ organizationId, id, channelId }, answerWithinMs);
     return this.work.read(ctx, async (transaction) =>
       toDelivery(await findDelivery(transaction, organizationId, id)),
     );

@@ -173,6 +173,18 @@ export class DeliveryLedger {
     return { kind: 'email', to };
   }
 
+  /** What could not even be claimed, by a fault of ours, waits for the time of a lease. */
+  async postpone({ organizationId, id }: DeliveryKey): Promise<void> {
+    await this.database.withTenant(
+      { organizationId },
+      (transaction) => transaction.$executeRaw`
+        update notification.delivery
+        set lease_until = clock_timestamp() + ${limits.deliveryLeaseMs} * interval '1 millisecond'
+        where organization_id = ${organizationId}::uuid and id = ${id}::uuid
+          and (lease_until is null or lease_until < clock_timestamp())`,
+    );
+  }
+
   /** @returns whether the claim still held */
   async finish(claim: Claim, outcome: SendOutcome): Promise<boolean> {
     const { organizationId, id } = claim;

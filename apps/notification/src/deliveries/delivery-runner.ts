@@ -67,15 +67,21 @@ export class DeliveryRunner implements OnModuleDestroy {
     });
   }
 
-  /** Attempts at once, past the lanes, and returns when it is over or the time is up. */
-  async runNow(key: DeliveryKey, withinMs: number): Promise<void> {
+  /** Attempts as soon as the lane has room, and returns when it is over or the time is up. */
+  async runNow(due: DueDelivery, withinMs: number): Promise<void> {
+    const { organizationId, id, channelId } = due;
     const deadlineMs = performance.now() + withinMs;
-    const own = this.#run(key).catch((error: unknown) =>
-      this.log.error({ err: error }, 'a delivery could not be recorded'),
-    );
-    await Promise.race([own, sleep(withinMs, undefined, { ref: false })]);
+    await new Promise<void>((resolve) => {
+      const timer = setTimeout(resolve, withinMs);
+      const over = () => {
+        clearTimeout(timer);
+        resolve();
+      };
+      const run = () => this.#run({ organizationId, id }).finally(over);
+      if (this.#lanes.offer({ id, channelId, organizationId, run }) !== 'taken') over();
+    });
     // Another may have been quicker to take it up.
-    while (performance.now() < deadlineMs && (await this.#isUnderWay(key))) await sleep(pollMs);
+    while (performance.now() < deadlineMs && (await this.#isUnderWay(due))) await sleep(pollMs);
   }
 
   async #isUnderWay({ organizationId, id }: DeliveryKey): Promise<boolean> {
@@ -90,7 +96,10 @@ export class DeliveryRunner implements OnModuleDestroy {
 
   /** @returns whether the receiver is well */
   async #run(key: DeliveryKey): Promise<boolean> {
-    const claim = await this.ledger.claim(key);
+    const claim = await this.ledger.claim(key).catch(async (error: unknown) => {
+      await this.ledger.postpone(key);
+      throw error;
+    });
     if (!claim) return true;
     const startedMs = performance.now();
     const outcome =

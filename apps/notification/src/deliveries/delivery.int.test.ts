@@ -338,6 +338,27 @@ describe('a process that dies', () => {
   });
 });
 
+describe('a row that cannot be read', () => {
+  it('waits out a lease instead of being tried in a circle, and holds up nobody', async () => {
+    const broken = await subscribed('broken');
+    const whole = await subscribed('whole');
+    await world.rows((transaction) =>
+      transaction.channel.updateMany({
+        where: { organizationId: broken.organization.organizationId },
+        data: { sealedConfig: new Uint8Array(60) },
+      }),
+    );
+    await raise(world, broken.organization, [{}]);
+    await raise(world, whole.organization, [{}]);
+    await deliver();
+    await settled(whole.organization, 'delivered', 1);
+    await expect.poll(async () => (await single(broken.organization)).leaseUntil).not.toBeNull();
+    const { id, status, attempts } = await single(broken.organization);
+    expect([status, attempts]).toEqual(['pending', []]);
+    expect((await world.ledger.due()).deliveries.map((due) => due.id)).not.toContain(id);
+  });
+});
+
 describe('the test button', () => {
   it('answers how it went, at once', async () => {
     const { organization, path, channel } = await subscribed('tested');

@@ -82,6 +82,34 @@ describe('dispatching', () => {
     }
   });
 
+  it('tells two hundred channels of five hundred vaults at once', async () => {
+    const acme = await newOrganization(world);
+    const channels: string[] = [];
+    for (let index = 0; index < 200; index += 1)
+      channels.push((await acme.webhook(`c${index}`)).id);
+    for (let index = 0; index < 200; index += 20)
+      await acme.subscribe(channels.slice(index, index + 20));
+    await raise(
+      world,
+      acme,
+      Array.from({ length: 500 }, () => ({})),
+    );
+    const startedMs = performance.now();
+    await world.dispatcher.dispatch();
+    await world.letTimePass(11);
+    await world.dispatcher.closeGroups();
+    expect(performance.now() - startedMs).toBeLessThan(15_000);
+    const counts = await world.rows((transaction) =>
+      transaction.deliveryAlert.groupBy({
+        by: ['deliveryId'],
+        where: { organizationId: acme.organizationId },
+        _count: true,
+      }),
+    );
+    expect(counts).toHaveLength(200);
+    expect(counts.every(({ _count }) => _count === 500)).toBe(true);
+  });
+
   it('leaves out what a wider alert has overtaken before it was told', async () => {
     const acme = await newOrganization(world);
     const channel = await acme.webhook('overtaken');

@@ -125,7 +125,15 @@ export class Dispatcher {
     ].flatMap(({ organizationId, channelId, deliveryId, alertIds }) =>
       alertIds.map((alertId) => ({ organizationId, channelId, deliveryId, alertId })),
     );
-    await transaction.deliveryAlert.createMany({ data: told, skipDuplicates: true });
+    await transaction.$executeRaw`
+      insert into notification.delivery_alert (organization_id, channel_id, alert_id, delivery_id)
+      select * from unnest(
+        ${told.map((one) => one.organizationId)}::uuid[],
+        ${told.map((one) => one.channelId)}::uuid[],
+        ${told.map((one) => one.alertId)}::uuid[],
+        ${told.map((one) => one.deliveryId)}::uuid[]
+      )
+      on conflict do nothing`;
   }
 
   /**
