@@ -39,11 +39,21 @@ function buildsOn(folder: string, seen = new Set<string>()): Set<string> {
 
 const startedAt = Date.now();
 const installation = new Installation();
+let known = new Map<string, string>();
+let isReady = false;
+let isBuilding = false;
+let isWanted = false;
 endWith(installation);
+watchSources();
 try {
-  await installation.start(build);
+  await installation.start(async () => {
+    await build();
+    known = compiled();
+  });
   const demo = process.argv.includes('--empty') ? undefined : await startDemo(installation);
   say(summary(installation, demo, startedAt));
+  isReady = true;
+  if (isWanted) void rebuild();
 } catch (error) {
   if (!installation.isStopping) {
     await installation.stop();
@@ -51,12 +61,22 @@ try {
   }
 }
 
-let known = compiled();
-let isBuilding = false;
-let isWanted = false;
+/** From the first moment: what changes while all this starts is not missed. */
+function watchSources(): void {
+  let timer: NodeJS.Timeout | undefined;
+  for (const folder of ['libs', 'apps', 'proto', 'prisma']) {
+    watch(join(root, folder), { recursive: true }, (_event, name) => {
+      if (name === null || /(^|\/)(dist|generated|node_modules)(\/|$)|\.test\.ts$/.test(name))
+        return;
+      if (!/\.(ts|proto|prisma|json|sql)$/.test(name)) return;
+      clearTimeout(timer);
+      timer = setTimeout(() => void rebuild(), 150);
+    });
+  }
+}
 
 async function rebuild(): Promise<void> {
-  if (isBuilding) {
+  if (isBuilding || !isReady) {
     isWanted = true;
     return;
   }
@@ -98,14 +118,4 @@ async function rebuildOnce(): Promise<void> {
     if (result.status === 'rejected' && !installation.isStopping) complain(String(result.reason));
   }
   say(`${cyan('▸')} restarted ${names} ${dim(seconds(begun))}`);
-}
-
-let timer: NodeJS.Timeout | undefined;
-for (const folder of ['libs', 'apps', 'proto', 'prisma']) {
-  watch(join(root, folder), { recursive: true }, (_event, name) => {
-    if (name === null || /(^|\/)(dist|generated|node_modules)(\/|$)|\.test\.ts$/.test(name)) return;
-    if (!/\.(ts|proto|prisma|json|sql)$/.test(name)) return;
-    clearTimeout(timer);
-    timer = setTimeout(() => void rebuild(), 150);
-  });
 }
