@@ -3,6 +3,7 @@
  * row-level security does the rest: a query that forgets its WHERE sees one organization.
  * `acrossTenants` logs in as another role, names its purpose, and is for duties without a caller.
  */
+import { ServiceError } from '@keystead/contracts/errors';
 import { PrismaPg } from '@prisma/adapter-pg';
 import { type Prisma, PrismaClient } from './generated/client.ts';
 import type { Purpose } from './purposes.ts';
@@ -90,9 +91,27 @@ async function again<T>(unit: () => Promise<T>): Promise<T> {
     try {
       return await unit();
     } catch (error) {
+      if (isOutOfReach(error)) {
+        throw new ServiceError('unavailable', {
+          retryAfterSeconds: 1,
+          internal: 'the database cannot be reached, or has no connection to spare',
+          cause: error,
+        });
+      }
       if (attempt >= conflictTries || !isTransactionConflict(error)) throw error;
     }
   }
+}
+
+// Prisma's own codes, those of PostgreSQL for connections, and what the driver says in words.
+const outOfReachCode = /^(?:P1001|P1002|P1008|P1017|P2024|P2028|08\w{3}|53300|57P0[1-3]|E[A-Z]+)$/;
+const outOfReachText =
+  /timeout exceeded when trying to connect|connection terminated|connection error and is not queryable/i;
+
+/** Whether nobody is to blame but the way to the database: the same call may succeed later. */
+function isOutOfReach(error: unknown): boolean {
+  if (error instanceof ServiceError || !(error instanceof Error)) return false;
+  return outOfReachText.test(error.message) || codesOf(error).some((c) => outOfReachCode.test(c));
 }
 
 function isTransactionConflict(error: unknown): boolean {
