@@ -50,13 +50,15 @@ export class Invitations {
     const { token, password } = input.body;
     if (!isCredential('invitation', token)) throw gone();
     const hash = hashCredential(token);
-    try {
-      return await this.#accept(ctx, hash, password);
-    } catch (error) {
-      // Somebody signed up with the address in this moment: they are known now.
-      if (!isUniqueViolation(error)) throw error;
-      return this.#accept(ctx, hash, password);
-    }
+    return this.passwords.admit(async () => {
+      try {
+        return await this.#accept(ctx, hash, password);
+      } catch (error) {
+        // Somebody signed up with the address in this moment: they are known now.
+        if (!isUniqueViolation(error)) throw error;
+        return this.#accept(ctx, hash, password);
+      }
+    });
   }
 
   async #accept(ctx: Ctx, hash: Buffer, password: string) {

@@ -42,13 +42,15 @@ export class Organizations {
   ): Promise<Output<typeof createOrganization>> {
     if (this.signUp === 'closed') throw new ServiceError('sign_up_closed');
     await this.throttle.beginSignUp(ctx.address);
-    try {
-      return await this.#create(ctx, input);
-    } catch (error) {
-      // The same request, or another sign-up with this address, came first: its rows are there now.
-      if (!isUniqueViolation(error)) throw error;
-      return this.#create(ctx, input);
-    }
+    return this.passwords.admit(async () => {
+      try {
+        return await this.#create(ctx, input);
+      } catch (error) {
+        // The same request, or another sign-up with this address, came first: its rows are there now.
+        if (!isUniqueViolation(error)) throw error;
+        return this.#create(ctx, input);
+      }
+    });
   }
 
   async #create(ctx: Ctx, input: Input<typeof createOrganization>) {

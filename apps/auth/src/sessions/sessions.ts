@@ -38,6 +38,10 @@ export class Sessions {
     ctx: Ctx,
     input: Input<typeof createSession>,
   ): Promise<Output<typeof createSession>> {
+    return this.passwords.admit(() => this.#create(ctx, input));
+  }
+
+  async #create(ctx: Ctx, input: Input<typeof createSession>) {
     const { email, password, organizationId } = input.body;
     const proof = await this.people.prove(ctx, email, password);
     const asked = organizationId && toUuid('organization', organizationId);
