@@ -83,7 +83,7 @@ async function health(agent: Agent) {
   return {
     port,
     ...((await response.json()) as {
-      [key: string]: unknown;
+      status: string;
       controlPlane: { [key: string]: unknown };
       queue: { waiting: number };
     }),

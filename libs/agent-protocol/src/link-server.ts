@@ -82,8 +82,11 @@ export const defaultLinkLimits: LinkLimits = {
 /** Who is at the other end of a call's connection. */
 export interface LinkPeer {
   remoteAddress: string;
-  /** The presented certificate, when it verified against our authorities. */
-  certificate: X509Certificate | undefined;
+  /**
+   * The presented certificate, when it verified against our authorities. Read from the connection
+   * each time: an object of some kilobytes that nobody has to keep.
+   */
+  readonly certificate: X509Certificate | undefined;
   /** Why a presented certificate was not accepted. */
   refusal: string | undefined;
   /** Ends the connection with everything on it. */
@@ -258,16 +261,7 @@ export class AgentLinkServer {
       return;
     }
     this.counters.connectionsOpened += 1;
-    const presented = socket.getPeerX509Certificate();
-    const peer: LinkPeer = {
-      remoteAddress,
-      certificate: socket.authorized ? presented : undefined,
-      refusal:
-        presented !== undefined && !socket.authorized
-          ? String(socket.authorizationError ?? 'not verified')
-          : undefined,
-      disconnect: () => socket.destroy(),
-    };
+    const peer = new ConnectedPeer(socket, remoteAddress);
     const key = `${remoteAddress}:${remotePort}`;
     this.#peers.set(key, peer);
     socket.once('close', () => {
@@ -279,6 +273,28 @@ export class AgentLinkServer {
       setTimeout(() => socket.destroy(), refusedLingerMs).unref();
     }
     this.#injector.injectConnection(socket);
+  }
+}
+
+class ConnectedPeer implements LinkPeer {
+  readonly remoteAddress: string;
+  readonly refusal: string | undefined;
+  readonly #socket: TLSSocket;
+
+  constructor(socket: TLSSocket, remoteAddress: string) {
+    this.remoteAddress = remoteAddress;
+    this.#socket = socket;
+    if (!socket.authorized && socket.getPeerX509Certificate() !== undefined) {
+      this.refusal = String(socket.authorizationError ?? 'not verified');
+    }
+  }
+
+  get certificate(): X509Certificate | undefined {
+    return this.#socket.authorized ? this.#socket.getPeerX509Certificate() : undefined;
+  }
+
+  disconnect(): void {
+    this.#socket.destroy();
   }
 }
 

@@ -50,7 +50,8 @@ export class AgentLink {
     this.#server.addService(sessionServerService, {
       session: (call: SessionCall) => {
         const peer = this.#server.peerOf(call);
-        const identity = peer?.certificate && peerIdentityOf(peer.certificate, options.trustDomain);
+        const certificate = peer?.certificate;
+        const identity = certificate && peerIdentityOf(certificate, options.trustDomain);
         this.#sessions.accept(call, peer, identity);
       },
     });
