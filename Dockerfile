@@ -15,18 +15,18 @@ COPY . .
 
 # Everything, to generate and compile.
 FROM workspace AS build
-RUN --mount=type=cache,target=/root/.npm npm ci --no-audit --no-fund
+RUN --mount=type=cache,target=/packages npm ci --cache /packages --no-audit --no-fund
 RUN npm run build
 
 # What runs. Optional packages are accelerators for one platform, and a Node the image has already.
 FROM workspace AS service-packages
-RUN --mount=type=cache,target=/root/.npm npm ci --no-audit --no-fund --omit=dev --omit=optional \
+RUN --mount=type=cache,target=/packages npm ci --cache /packages --no-audit --no-fund --omit=dev --omit=optional \
     -w apps/gateway -w apps/auth -w apps/vault-registry -w apps/monitoring \
     -w apps/policy -w apps/analytics -w apps/notification \
   && find . -type f -not -path '*/node_modules/*' -delete && find . -type d -empty -delete
 
 FROM workspace AS agent-packages
-RUN --mount=type=cache,target=/root/.npm npm ci --no-audit --no-fund --omit=dev --omit=optional \
+RUN --mount=type=cache,target=/packages npm ci --cache /packages --no-audit --no-fund --omit=dev --omit=optional \
     -w apps/vault-agent \
   && find . -type f -not -path '*/node_modules/*' -delete && find . -type d -empty -delete
 

@@ -90,16 +90,8 @@ interface TextRule {
   mend: string;
 }
 
-const services = [
-  'gateway',
-  'auth',
-  'vault-registry',
-  'monitoring',
-  'policy',
-  'analytics',
-  'notification',
-];
-const inService = (file: string) => services.some((name) => file.startsWith(`apps/${name}/src/`));
+/** Programs that people start by hand: they speak to a terminal and read what it set. */
+const programs = ['libs/database/src/migrate.ts', 'apps/vault-agent/src/command-line.ts'];
 const product = (file: string) => /^(libs|apps)\/.*\.ts$/.test(file) && !isTest(file);
 const spelled = (...words: string[]) => words.join('');
 
@@ -110,8 +102,7 @@ const textRules: TextRule[] = [
     mend: 'a test runs always or is not there',
   },
   {
-    applies: (file) =>
-      inService(file) || (product(file) && file !== 'libs/database/src/migrate.ts'),
+    applies: (file) => product(file) && !programs.includes(file),
     pattern: /\bconsole\.\w+\(/,
     mend: 'say it through the log, which knows what to cut out',
   },
@@ -120,7 +111,7 @@ const textRules: TextRule[] = [
       product(file) &&
       basename(file) !== 'config.ts' &&
       file !== 'libs/service-runtime/src/environment.ts' &&
-      file !== 'libs/database/src/migrate.ts',
+      !programs.includes(file),
     pattern: /\bprocess\.env\b/,
     mend: 'config.ts is the only reader of the environment; take the value as an argument',
   },
@@ -178,16 +169,18 @@ export function findBadText(files: Files): string[] {
 
 /** What a file does is told by its name, so that an adapter is found without reading. */
 export function findMisplacedAdapters(files: Files): string[] {
-  const kinds: [RegExp, string][] = [
-    [/^\s*@(?:Answers|OnNudge)\(/m, '.nats.ts'],
-    [/^\s*@(?:Get|Post|Put|Patch|Delete|All)\(/m, '.http.ts'],
+  const kinds: [RegExp, string[]][] = [
+    [/^\s*@Answers\(/m, ['.nats.ts']],
+    // A nudge wakes either an answer or a duty.
+    [/^\s*@OnNudge\(/m, ['.nats.ts', '.job.ts']],
+    [/^\s*@(?:Get|Post|Put|Patch|Delete|All)\(/m, ['.http.ts']],
   ];
   const complaints: string[] = [];
   for (const [file, text] of files) {
     if (!file.startsWith('apps/') || !product(file)) continue;
-    for (const [pattern, ending] of kinds) {
-      if (pattern.test(text) && !file.endsWith(ending)) {
-        complaints.push(`${file}: it answers from outside, so its name ends in ${ending}`);
+    for (const [pattern, endings] of kinds) {
+      if (pattern.test(text) && !endings.some((ending) => file.endsWith(ending))) {
+        complaints.push(`${file}: it is called from outside, so its name ends in ${endings[0]}`);
       }
     }
   }
