@@ -68,8 +68,8 @@ export class Enrollment {
     if (request.outcome === 'refused') {
       return { outcome: 'refused', reason: 'csr_invalid', detail: request.detail };
     }
-    // Signed before the transaction, which holds the token's row: a certificate whose enrolment
-    // is undone has no row, and admission knows none without one.
+    // Signed before the transaction, which it would only prolong: a certificate whose enrolment is
+    // undone has no row, and admission knows none without one.
     const authority = this.authority.current();
     const issued = await authority.issueAgentCertificate(request.publicKey, {
       organizationId,
@@ -78,7 +78,6 @@ export class Enrollment {
     try {
       const vault = await this.database.withTenant({ organizationId }, async (transaction) => {
         await requireRoomForAgent(transaction, organizationId);
-        await consume(transaction, token);
         const vault = await findOrCreateVault(transaction, organizationId, names.vaultName, token);
         await transaction.agent.create({
           data: {
@@ -113,6 +112,8 @@ export class Enrollment {
             },
           },
         );
+        // Last, so that enrolments with one token wait for each other's commit and nothing else.
+        await consume(transaction, token);
         return vault;
       });
       this.bus.nudge('thresholds');
