@@ -55,10 +55,10 @@ COPY --from=compiled /compiled/apps/vault-agent ./apps/vault-agent
 RUN mkdir /data && chown node:node /data
 VOLUME /data
 USER 1000:1000
-EXPOSE 9464
+EXPOSE 8200
 HEALTHCHECK --interval=10s --timeout=3s --start-period=10s --retries=3 \
-  CMD ["node", "-e", "fetch('http://127.0.0.1:9464/healthz').then((a) => process.exit(a.ok ? 0 : 1), () => process.exit(1))"]
-ENTRYPOINT ["node", "--enable-source-maps", "apps/vault-agent/dist/main.js"]
+  CMD ["node", "-e", "fetch('http://127.0.0.1:8200/healthz').then((a) => process.exit(a.ok ? 0 : 1), () => process.exit(1))"]
+ENTRYPOINT ["node", "--enable-source-maps", "--disable-warning=ExperimentalWarning", "apps/vault-agent/dist/main.js"]
 CMD ["run", "--config", "/data/vault.yaml"]
 
 FROM runtime AS services

@@ -95,7 +95,7 @@ export function readFacts(sources: ReadonlyMap<string, string>, tables: readonly
     const service = services.find((name) => file.startsWith(`apps/${name}/`));
     if (!service) continue;
     const text = source.replace(/\/\*[\s\S]*?\*\//g, '').replace(/^\s*\/\/.*$/gm, '');
-    for (const [, name = ''] of all(text, /@Answers\(\s*(\w+)\s*,?\s*\)/g)) {
+    for (const [, name = ''] of all(text, /@Answers\(\s*(?:\w+\.)?(\w+)\s*,?\s*\)/g)) {
       facts.answers.get(service)?.push(name);
     }
     for (const [word] of all(text, /\b[a-z]\w+\b/g)) facts.mentions.get(service)?.add(word);

@@ -14,7 +14,7 @@ export const nudges = {
   /** Outbox rows wait for notification. */
   notification: {
     subject: 'nudge.notification',
-    publishers: ['auth', 'monitoring', 'notification', 'vault-registry'],
+    publishers: ['auth', 'monitoring', 'notification'],
     listeners: ['notification'],
   },
   /** Thresholds, vaults or agents changed: liveness rows are to be brought in line. */
