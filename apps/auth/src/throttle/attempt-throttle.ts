@@ -9,6 +9,7 @@ import { ServiceError } from '@keystead/contracts/errors';
 import { limits } from '@keystead/contracts/limits';
 import type { Redis } from 'ioredis';
 import { RateLimiterMemory, RateLimiterRedis, RateLimiterRes } from 'rate-limiter-flexible';
+import { networkOf } from './network-of.ts';
 
 export interface Attempt {
   /** The password was right: what was counted is given back. */
@@ -44,7 +45,9 @@ export class AttemptThrottle {
     const taken: { limiter: Limiter; key: string }[] = [];
     const tries = [
       { limiter: this.#byEmail, key: this.#hide(email.trim().toLowerCase()) },
-      ...(address === null ? [] : [{ limiter: this.#byAddress, key: this.#hide(address) }]),
+      ...(address === null
+        ? []
+        : [{ limiter: this.#byAddress, key: this.#hide(networkOf(address)) }]),
     ];
     for (const { limiter, key } of tries) {
       await consume(limiter, key);
@@ -59,7 +62,7 @@ export class AttemptThrottle {
 
   /** @throws ServiceError `rate_limited` */
   async beginSignUp(address: string | null): Promise<void> {
-    if (address !== null) await consume(this.#signUps, this.#hide(address));
+    if (address !== null) await consume(this.#signUps, this.#hide(networkOf(address)));
   }
 
   /** Redis is no place for mail addresses. */
