@@ -3,6 +3,7 @@ import { ApiKeyStrategy, SessionStrategy } from '@keystead/access/passport';
 import { operations } from '@keystead/contracts/operations';
 import type { Logger } from '@keystead/service-runtime/log';
 import { type DynamicModule, Module } from '@nestjs/common';
+import type { Registry } from 'prom-client';
 import { AgentHalf } from './agent-half.ts';
 import type { Config } from './config.ts';
 import type { Connections } from './connections.ts';
@@ -18,14 +19,19 @@ import { RequestAllowance } from './rest/request-allowance.ts';
 @Module({})
 class GatewayModule {}
 
-export function gatewayModule(
-  config: Config,
-  connections: Connections,
-  agents: AgentHalf | undefined,
-  log: Logger,
-): DynamicModule {
+export interface GatewayParts {
+  config: Config;
+  connections: Connections;
+  /** Absent where this process serves the HTTP API alone. */
+  agents: AgentHalf | undefined;
+  metrics: Registry;
+  log: Logger;
+}
+
+export function gatewayModule(given: GatewayParts): DynamicModule {
+  const { config, agents } = given;
   const parts = [
-    config.KEYSTEAD_GATEWAY_HALVES.includes('rest') ? rest(config, connections, log) : {},
+    config.KEYSTEAD_GATEWAY_HALVES.includes('rest') ? rest(given) : {},
     agents
       ? {
           controllers: [RevocationNudges],
@@ -42,17 +48,14 @@ export function gatewayModule(
 
 type Part = Pick<DynamicModule, 'controllers' | 'providers'>;
 
-function rest(
-  config: Config,
-  { database, bus, redis, sessionKey }: Connections,
-  log: Logger,
-): Part {
+function rest({ config, connections, metrics, log }: GatewayParts): Part {
+  const { database, bus, redis, sessionKey } = connections;
   const authenticator = new Authenticator(database, sessionKey);
   return {
     controllers: [operationsController(operations), EventsHttp, LiveEventNudges],
     providers: [
       CallerGuard,
-      OpenStreams,
+      { provide: OpenStreams, useValue: new OpenStreams(metrics) },
       { provide: Authenticator, useValue: authenticator },
       { provide: SessionStrategy, useValue: new SessionStrategy(authenticator) },
       { provide: ApiKeyStrategy, useValue: new ApiKeyStrategy(authenticator) },

@@ -22,6 +22,8 @@ import { ProblemFilter } from './rest/problem.filter.ts';
 import { RequestMetrics } from './rest/request-metrics.ts';
 import { RouteTable } from './rest/route-table.ts';
 
+const finishWithinMs = 1_000;
+
 export interface RunningGateway {
   httpPort: number;
   healthPort: number;
@@ -49,7 +51,7 @@ export async function runGateway(config: Config, log: Logger): Promise<RunningGa
   const hasRest = config.KEYSTEAD_GATEWAY_HALVES.includes('rest');
   const connections = openConnections(config, log);
   const routes = new RouteTable();
-  const adapter = createHttpServer({
+  const { adapter, finish } = createHttpServer({
     trustedProxies: config.KEYSTEAD_TRUSTED_PROXIES,
     corsOrigins: config.KEYSTEAD_CORS_ORIGINS,
     https: config.KEYSTEAD_PUBLIC_URL?.startsWith('https:') ?? false,
@@ -71,7 +73,7 @@ export async function runGateway(config: Config, log: Logger): Promise<RunningGa
     ? [...connections.checks, { name: 'agents', run: () => agents.check() }]
     : connections.checks;
   const app = await NestFactory.create<NestFastifyApplication>(
-    gatewayModule(config, connections, agents, log),
+    gatewayModule({ config, connections, agents, metrics, log }),
     adapter,
     { bodyParser: false, logger: nestLogger(log), abortOnError: false },
   );
@@ -102,8 +104,7 @@ export async function runGateway(config: Config, log: Logger): Promise<RunningGa
     agentPort: () => agents?.port,
     close: async () => {
       if (hasRest) app.get(OpenStreams).endAll('this gateway is going away');
-      await Promise.all([agents?.stop(), health.close()]);
-      await app.close();
+      await Promise.all([agents?.stop(), app.close(), finish(finishWithinMs), health.close()]);
       await connections.close();
     },
   };

@@ -4,6 +4,7 @@ import type { TenantCtx } from '@keystead/contracts/context';
 import { invalidRequest } from '@keystead/contracts/errors';
 import { Controller, Get, Inject, Req, Res, UseGuards } from '@nestjs/common';
 import type { FastifyReply, FastifyRequest } from 'fastify';
+import { Gauge, type Registry } from 'prom-client';
 import { CallerGuard, GuardedBy } from './caller.guard.ts';
 import { EventStream } from './event-stream.ts';
 import { LiveFeeds } from './live-feeds.ts';
@@ -15,6 +16,18 @@ const positionForm = /^\d{1,18}-\d{1,18}$/;
 /** Every open stream of this process, so that a stop can end them with a word. */
 export class OpenStreams {
   readonly streams = new Set<EventStream>();
+
+  constructor(metrics: Registry) {
+    const { streams } = this;
+    new Gauge({
+      name: 'keystead_event_streams',
+      help: 'Streams of live events that are open now',
+      registers: [metrics],
+      collect() {
+        this.set(streams.size);
+      },
+    });
+  }
 
   endAll(reason: string): void {
     for (const stream of this.streams) stream.end(reason);

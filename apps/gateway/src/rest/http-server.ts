@@ -4,6 +4,7 @@
  */
 import type { IncomingMessage } from 'node:http';
 import type { Socket } from 'node:net';
+import { setTimeout as delay } from 'node:timers/promises';
 import helmet from '@fastify/helmet';
 import { ServiceError } from '@keystead/contracts/errors';
 import { newUuid } from '@keystead/contracts/ids';
@@ -27,9 +28,17 @@ export interface HttpServerOptions {
 const headersMaxBytes = 16 * 1024;
 const pathParameterMaxLength = 1_024;
 
-export function createHttpServer(options: HttpServerOptions): FastifyAdapter {
+export interface HttpServer {
+  adapter: FastifyAdapter;
+  /** Waits for the answers that are under way, at most so long, then cuts every connection. */
+  finish: (withinMs: number) => Promise<void>;
+}
+
+export function createHttpServer(options: HttpServerOptions): HttpServer {
   const adapter = new FastifyAdapter({
     skipMiddie: true,
+    // What still arrives while we close is answered, with `Connection: close`.
+    return503OnClosing: false,
     bodyLimit: limits.bodyMaxBytes,
     requestTimeout: limits.requestTimeoutMs,
     connectionTimeout: 2 * limits.requestTimeoutMs,
@@ -65,7 +74,12 @@ export function createHttpServer(options: HttpServerOptions): FastifyAdapter {
   server.addHook('onRoute', ({ method, url }) => {
     options.routes.add(Array.isArray(method) ? method : [method], url);
   });
+  let underWay = 0;
   server.addHook('onRequest', async (request, reply) => {
+    underWay += 1;
+    reply.raw.once('close', () => {
+      underWay -= 1;
+    });
     reply.header('x-request-id', request.id);
     if (request.raw.httpVersion === '1.1' && request.headers.host === undefined) {
       throw new ServiceError('invalid_request', { detail: 'The Host header is missing' });
@@ -114,7 +128,14 @@ export function createHttpServer(options: HttpServerOptions): FastifyAdapter {
       maxAge: 600,
     });
   }
-  return adapter;
+  return {
+    adapter,
+    finish: async (withinMs) => {
+      const deadlineMs = performance.now() + withinMs;
+      while (underWay > 0 && performance.now() < deadlineMs) await delay(20);
+      server.server.closeAllConnections();
+    },
+  };
 }
 
 // JSON is parsed after the caller is known, so that nobody else can make us parse it.

@@ -1,8 +1,11 @@
 import { Histogram, type Registry } from 'prom-client';
-import { publicOperations, routePattern } from './public-operations.ts';
+import { publicOperations, routePattern, streamEvents } from './public-operations.ts';
 
+// A stream's length says nothing about how fast we answer.
 const ids = new Map(
-  publicOperations.map(({ method, path, id }) => [`${method} ${routePattern(path)}`, id]),
+  publicOperations
+    .filter((operation) => operation !== streamEvents)
+    .map(({ method, path, id }) => [`${method} ${routePattern(path)}`, id]),
 );
 
 /** How long requests take, by operation and status. Paths that are no operation share one label. */
@@ -21,6 +24,7 @@ export class RequestMetrics {
 
   /** @param pattern the route that matched, as the router writes it */
   observe(method: string, pattern: string | undefined, status: number, durationMs: number): void {
+    if (pattern === streamEvents.path) return;
     const known = method === 'HEAD' ? 'GET' : method;
     const operation = ids.get(`${known} ${pattern}`) ?? 'other';
     this.#durations.observe({ operation, status: String(status) }, durationMs / 1_000);

@@ -238,13 +238,14 @@ test('a header that is wrong is named', async () => {
 });
 
 test('a body of another kind, encoding or character set is refused', async () => {
-  for (const headers of [
+  const kinds: Record<string, string>[] = [
     { 'content-type': 'text/plain' },
     { 'content-type': 'application/x-www-form-urlencoded' },
     { 'content-type': 'application/json; charset=utf-16' },
     { 'content-type': 'application/json', 'content-encoding': 'gzip' },
     { 'content-type': 'nonsense' },
-  ]) {
+  ];
+  for (const headers of kinds) {
     const answer = await asOwner('POST', '/v1/vaults', { body: '{"name":"x"}', headers });
     expect(answer, JSON.stringify(headers)).toMatchObject({
       status: 415,
