@@ -15,7 +15,8 @@ import { DeliveriesBus } from './deliveries/deliveries.nats.ts';
 import { Deliveries } from './deliveries/deliveries.ts';
 import { DeliveryLedger } from './deliveries/delivery-ledger.ts';
 import { DeliveryRunner, Senders } from './deliveries/delivery-runner.ts';
-import { DeliveryExpiry } from './deliveries/expiry.job.ts';
+import { ExpiredDeliveries } from './deliveries/expired-deliveries.ts';
+import { ExpiryJob } from './deliveries/expiry.job.ts';
 import { AddressGuard } from './delivery/address-guard.ts';
 import { EmailSender } from './delivery/email-sender.ts';
 import { GuardedTransport } from './delivery/guarded-transport.ts';
@@ -77,7 +78,8 @@ export class NotificationModule {
         Deliveries,
         DeliveryLedger,
         DeliveryRunner,
-        DeliveryExpiry,
+        ExpiredDeliveries,
+        ExpiryJob,
         Dispatcher,
         MailPost,
       ],

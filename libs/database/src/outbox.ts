@@ -35,27 +35,51 @@ export interface OutboxRow<T extends OutboxTopic> {
   organizationId: string | null;
   payload: OutboxPayload<T>;
   createdAt: Date;
+  /** How often it was tried, this time included where it is held. */
+  failures: number;
+}
+
+interface StoredRow {
+  id: bigint;
+  organization_id: string | null;
+  payload: unknown;
+  created_at: Date;
+  failures: number;
 }
 
 /**
  * Takes waiting rows of a topic out of the outbox, oldest first, skipping those another consumer
  * holds. The effect belongs into the same transaction: it commits with the removal or not at all.
+ *
+ * An effect outside the database cannot: with `holdMs` the rows stay, and nobody else sees them for
+ * that long. Then {@link settle} each that was done and {@link putOff} each that was not.
  */
 export async function take<T extends OutboxTopic>(
   transaction: Transaction,
   topic: T,
   most: number = limits.outboxBatch,
+  holdMs?: number,
 ): Promise<OutboxRow<T>[]> {
-  const rows = await transaction.$queryRaw<
-    { id: bigint; organization_id: string | null; payload: unknown; created_at: Date }[]
-  >`
-    delete from messaging.outbox
-    where id in (
-      select id from messaging.outbox
-      where topic = ${topic} and available_at <= clock_timestamp()
-      order by id limit ${most} for update skip locked
-    )
-    returning id, organization_id, payload, created_at`;
+  const rows =
+    holdMs === undefined
+      ? await transaction.$queryRaw<StoredRow[]>`
+          delete from messaging.outbox
+          where id in (
+            select id from messaging.outbox
+            where topic = ${topic} and available_at <= clock_timestamp()
+            order by id limit ${most} for update skip locked
+          )
+          returning id, organization_id, payload, created_at, failures`
+      : await transaction.$queryRaw<StoredRow[]>`
+          update messaging.outbox
+          set available_at = clock_timestamp() + ${holdMs}::float8 * interval '1 millisecond',
+            failures = failures + 1
+          where id in (
+            select id from messaging.outbox
+            where topic = ${topic} and available_at <= clock_timestamp()
+            order by id limit ${most} for update skip locked
+          )
+          returning id, organization_id, payload, created_at, failures`;
   return rows
     .sort((a, b) => (a.id < b.id ? -1 : 1))
     .map((row) => ({
@@ -63,5 +87,19 @@ export async function take<T extends OutboxTopic>(
       organizationId: row.organization_id,
       payload: outboxTopics[topic].parse(row.payload) as OutboxPayload<T>,
       createdAt: row.created_at,
+      failures: row.failures,
     }));
+}
+
+/** The effect of a held row is done, or given up. */
+export async function settle(transaction: Transaction, id: bigint): Promise<void> {
+  await transaction.$executeRaw`delete from messaging.outbox where id = ${id}`;
+}
+
+/** The effect of a held row is to be tried again after a while. */
+export async function putOff(transaction: Transaction, id: bigint, inMs: number): Promise<void> {
+  await transaction.$executeRaw`
+    update messaging.outbox
+    set available_at = clock_timestamp() + ${inMs}::float8 * interval '1 millisecond'
+    where id = ${id}`;
 }

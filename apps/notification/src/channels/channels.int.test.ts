@@ -11,7 +11,7 @@ import type {
   updateSubscription,
 } from '@keystead/contracts/notification';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { DeliveryExpiry } from '../deliveries/expiry.job.ts';
+import { ExpiredDeliveries } from '../deliveries/expired-deliveries.ts';
 import {
   deliveriesOf,
   given,
@@ -268,7 +268,7 @@ describe('deliveries', () => {
         update notification.delivery set created_at = created_at - interval '91 days'
         where organization_id = ${acme.organizationId}::uuid and kind = 'vault.stopped'`;
     });
-    await new DeliveryExpiry(world.database, undefined as never).remove();
+    await new ExpiredDeliveries(world.database).remove();
     expect((await deliveriesOf(world, acme)).map(({ kind }) => kind)).toEqual(['vault.stopped']);
   });
 });
