@@ -79,6 +79,8 @@ function nameOf(path) {
   return path.slice(path.lastIndexOf('node_modules/') + 'node_modules/'.length);
 }
 
+let wasInterrupted = false;
+
 /** Runs a program to its end, passing signals on; answers its exit code, 128 + n after a signal. */
 function run(program, args, options) {
   return new Promise((resolve) => {
@@ -90,7 +92,10 @@ function run(program, args, options) {
       stdio: ['inherit', 'inherit', 'inherit', 'pipe'],
       ...options,
     });
-    const passOn = (signal) => child.kill(signal);
+    const passOn = (signal) => {
+      wasInterrupted = true;
+      child.kill(signal);
+    };
     const signals = ['SIGINT', 'SIGTERM', 'SIGHUP'];
     for (const signal of signals) process.on(signal, passOn);
     // npm cannot pass a `kill -9` on: when it goes, this process or its shell gets another parent.
@@ -130,6 +135,7 @@ async function install(reason) {
     stdio: ['ignore', 'inherit', 'inherit'],
   });
   clearInterval(heartbeat);
+  if (wasInterrupted) process.exit(130);
   if (code !== 0) {
     console.error(
       'Packages could not be installed: npm ci failed, its reason is above. A registry must be ' +

@@ -16,7 +16,10 @@ import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { busRights } from '@keystead/messaging/bus-rights';
 import { Inbox } from '@keystead/test-control-plane/inbox/inbox';
-import { freePort } from '@keystead/test-control-plane/infrastructure/free-port';
+import {
+  freePort,
+  isPortFreeEverywhere,
+} from '@keystead/test-control-plane/infrastructure/free-port';
 import {
   type Infrastructure,
   type ServiceName,
@@ -107,7 +110,7 @@ export class Installation {
   async start(build: () => Promise<void>): Promise<void> {
     mkdirSync(join(this.stateDir, 'logs'), { recursive: true, mode: 0o700 });
     chmodSync(this.stateDir, 0o700);
-    this.#claim();
+    if (this.#claim() === 'after a crash') await this.#untilLeftoversAreGone();
     this.#ports = await choosePorts(join(this.stateDir, 'ports.json'), (line) =>
       say(yellow(`! ${line}`)),
     );
@@ -151,6 +154,7 @@ export class Installation {
       logLevel: setting('KEYSTEAD_LOG_LEVEL', 'info'),
       trustDomain: setting('KEYSTEAD_TRUST_DOMAIN', 'keystead.local'),
     };
+    if (this.#isStopping) return;
     await step('Starting the seven services', async () => {
       for (const service of serviceNames) {
         const process = new ServiceProcess({
@@ -254,7 +258,8 @@ export class Installation {
     return join(this.stateDir, 'running.json');
   }
 
-  #claim(): void {
+  #claim(): 'clean' | 'after a crash' {
+    const isStale = existsSync(this.#claimFile);
     if (existsSync(this.#claimFile)) {
       const { pid, startedAt } = JSON.parse(readFileSync(this.#claimFile, 'utf8') || '{}');
       if (pid !== process.pid && startedAt !== undefined && startedAt === startOf(pid)) {
@@ -267,6 +272,18 @@ export class Installation {
     const claim = { pid: process.pid, startedAt: startOf(process.pid) };
     writeFileSync(this.#claimFile, JSON.stringify(claim), { mode: 0o600 });
     this.#isClaimed = true;
+    return isStale ? 'after a crash' : 'clean';
+  }
+
+  /** The guard ends what a killed start has left, which takes seconds: its ports are still taken. */
+  async #untilLeftoversAreGone(): Promise<void> {
+    const file = join(this.stateDir, 'ports.json');
+    if (!existsSync(file)) return;
+    const ports: number[] = Object.values(JSON.parse(readFileSync(file, 'utf8')));
+    const deadline = Date.now() + 5_000;
+    for (const port of ports) {
+      while (Date.now() < deadline && !(await isPortFreeEverywhere(port))) await delay(100);
+    }
   }
 
   #release(): void {
