@@ -312,6 +312,12 @@ export class ControlLink {
       this.#retry(supersededRetryMs(random()));
       return;
     }
+    if (reason === CloseReason.BUSY || reason === CloseReason.DRAINING) {
+      // Asked to come back in a while: that is an answer, not a loss.
+      this.#become('disconnected', details);
+      this.#retry(delayMs ?? nextRetryMs(1, random()));
+      return;
+    }
     if (session.welcome !== undefined) {
       this.#become('disconnected', details || 'the session ended');
       this.#log.info({ code, details, delayMs }, 'the session ended');

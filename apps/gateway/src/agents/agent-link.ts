@@ -17,8 +17,9 @@ import {
 import { peerIdentityOf } from '@keystead/agent-protocol/peer-identity';
 import { enrollmentServerService, sessionServerService } from '@keystead/agent-protocol/services';
 import type { AgentBackend, Revocation } from './agent-backend.ts';
+import type { AgentLinkCounters } from './agent-link-counters.ts';
 import type { SessionCall } from './agent-session.ts';
-import { type AgentLinkCounters, AgentSessions, type Clock } from './agent-sessions.ts';
+import { AgentSessions, type Clock } from './agent-sessions.ts';
 import { Enrollment } from './enrollment.grpc.ts';
 
 export interface AgentLinkOptions {

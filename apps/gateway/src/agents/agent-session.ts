@@ -45,6 +45,8 @@ export class AgentSession {
   /** The beat that waits for the next batch; a newer one takes its place. */
   queued: QueuedBeat | undefined;
   renewing = false;
+  /** The stream ends when the goodbye is recorded. */
+  saidGoodbye = false;
   /** Message rate: what may still be received, and since when. */
   credit: number;
   creditAtMs: number;

@@ -4,8 +4,8 @@
  * events are verified, made durable and receipted.
  *
  * Cast: {@link AgentSession} is one stream; {@link Batches} gather for the backend; {@link Hearing}
- * says whether anything we hear is being recorded; {@link Admission} paces returning agents. One
- * clock of a quarter of a second walks over all sessions for whatever is due: nothing here has a
+ * says whether anything we hear is being recorded; {@link WaitingLine} paces returning agents;
+ * {@link Signals} carry goodbyes; {@link RevocationWatch} knows who is to leave. One clock of a quarter of a second walks over all sessions for whatever is due: nothing here has a
  * timer of its own.
  *
  * Guarantees: an answer of "recorded" follows a commit; a revoked or expired certificate is off its
@@ -29,44 +29,21 @@ import type { RetainedEvent } from '@keystead/contracts/agent-link';
 import { toId } from '@keystead/contracts/ids';
 import { limits } from '@keystead/contracts/limits';
 import { Admission } from './admission.ts';
-import type {
-  AdmitResult,
-  AgentBackend,
-  BeatResult,
-  GoodbyeSignal,
-  Revocation,
-  SupersessionSignal,
-} from './agent-backend.ts';
+import type { AdmitResult, AgentBackend, BeatResult, Revocation } from './agent-backend.ts';
+import { zeroCounters } from './agent-link-counters.ts';
 import { AgentSession, type QueuedBeat, type SessionCall } from './agent-session.ts';
 import { Batches } from './batches.ts';
 import { derOf } from './certificate-chain.ts';
 import { Hearing } from './hearing.ts';
 import { eventOf, factsOf, healthOf, isBootId } from './received-message.ts';
+import { concerns, RevocationWatch } from './revocation-watch.ts';
+import { Signals } from './signals.ts';
+import { WaitingLine } from './waiting-line.ts';
 
 export interface Clock {
   /** Wall clock, for certificates and envelopes. */
   unixMs(): number;
   monotonicMs(): number;
-}
-
-export interface AgentLinkCounters {
-  sessionsOpened: number;
-  sessionsClosed: number;
-  sessionsRefused: number;
-  sessionsSuperseded: number;
-  admissionsDelayed: number;
-  beatsReceived: number;
-  beatsRecorded: number;
-  beatsNotRecorded: number;
-  beatBatches: number;
-  beatBatchesFailed: number;
-  eventsReceived: number;
-  eventsRecorded: number;
-  eventsNotRecorded: number;
-  protocolErrors: number;
-  revocationsApplied: number;
-  revocationPollsFailed: number;
-  goodbyes: number;
 }
 
 export interface AgentSessionsOptions {
@@ -85,9 +62,7 @@ const batchesInFlight = 4;
 const tickMs = 250;
 const deafSpreadMs = 10_000;
 const deafRetryMs = 20_000;
-const revocationMemoryMs = 60_000;
 const eventsWaitingMax = 20_000;
-const signalsWaitingMax = 20_000;
 /** Messages cost ten, retained ones one: a queue may drain ten times faster than beats may come. */
 const messageCost = 10;
 const eventCost = 1;
@@ -101,25 +76,7 @@ interface QueuedEvent {
 }
 
 export class AgentSessions {
-  readonly counters: AgentLinkCounters = {
-    sessionsOpened: 0,
-    sessionsClosed: 0,
-    sessionsRefused: 0,
-    sessionsSuperseded: 0,
-    admissionsDelayed: 0,
-    beatsReceived: 0,
-    beatsRecorded: 0,
-    beatsNotRecorded: 0,
-    beatBatches: 0,
-    beatBatchesFailed: 0,
-    eventsReceived: 0,
-    eventsRecorded: 0,
-    eventsNotRecorded: 0,
-    protocolErrors: 0,
-    revocationsApplied: 0,
-    revocationPollsFailed: 0,
-    goodbyes: 0,
-  };
+  readonly counters = zeroCounters();
   readonly #backend: AgentBackend;
   readonly #clock: Clock;
   readonly #random: () => number;
@@ -130,19 +87,13 @@ export class AgentSessions {
   readonly #beats: Batches<QueuedBeat>;
   readonly #events: Batches<QueuedEvent>;
   readonly #hearing: Hearing;
-  readonly #admission: Admission;
+  readonly #line: WaitingLine;
+  readonly #signals: Signals;
+  readonly #revocations: RevocationWatch;
   readonly #paused = new Set<AgentSession>();
-  readonly #recentRevocations = new Map<string, { revocation: Revocation; atMs: number }[]>();
-  #greeted: AgentSession[] = [];
-  #admitting = 0;
-  #goodbyes: { signal: GoodbyeSignal; session: AgentSession }[] = [];
-  #supersessions: SupersessionSignal[] = [];
-  #signalling = false;
   #batchNumber = 0;
   #lastBatchMs = 0;
   #lastSecondMs = 0;
-  #revocationCursor: string | null = null;
-  #polling = false;
   #draining = false;
   #deaf = false;
   #timer: NodeJS.Timeout | undefined;
@@ -154,7 +105,34 @@ export class AgentSessions {
     this.#warn = options.warn;
     const nowMs = options.clock.monotonicMs();
     this.#hearing = new Hearing(limits.gatewayGoneAfterMs, nowMs);
-    this.#admission = new Admission(limits.agentHelloPerSecond, nowMs);
+    this.#line = new WaitingLine(
+      options.backend,
+      new Admission(limits.agentHelloPerSecond, nowMs),
+      options.clock.monotonicMs,
+      (session, result) => this.#decided(session, result),
+      (sessions, error) => {
+        this.#warn('agents could not be admitted', {
+          agents: sessions.length,
+          error: String(error),
+        });
+        for (const session of sessions) this.#refuseNow(session);
+      },
+    );
+    this.#signals = new Signals(
+      options.backend,
+      () => this.#beats.settled(),
+      (session) => this.#leave(session),
+      (error) => this.#warn('signals were not recorded', { error: String(error) }),
+    );
+    this.#revocations = new RevocationWatch(
+      options.backend,
+      options.clock.monotonicMs,
+      (revocation) => this.#revoked(revocation),
+      (error) => {
+        this.counters.revocationPollsFailed += 1;
+        this.#warn('revocations could not be read', { error: String(error) });
+      },
+    );
     this.#beats = new Batches(
       {
         waitMs: limits.agentBatchWaitMs,
@@ -192,7 +170,7 @@ export class AgentSessions {
 
   start(): void {
     this.#timer ??= setInterval(() => this.#tick(), tickMs);
-    void this.pollRevocations();
+    void this.#revocations.poll();
   }
 
   /** A stream was opened. */
@@ -220,37 +198,13 @@ export class AgentSessions {
   }
 
   /** Reads revocations now instead of within a second. */
-  async pollRevocations(): Promise<void> {
-    if (this.#polling) return;
-    this.#polling = true;
-    try {
-      const { revoked, cursor } = await this.#backend.revokedSince(this.#revocationCursor);
-      this.#revocationCursor = cursor;
-      for (const revocation of revoked) this.revoke(revocation);
-    } catch (error) {
-      this.counters.revocationPollsFailed += 1;
-      this.#warn('revocations could not be read', { error: String(error) });
-    } finally {
-      this.#polling = false;
-    }
+  pollRevocations(): Promise<void> {
+    return this.#revocations.poll();
   }
 
-  /** Ends the session of a revoked certificate, and of one that is just being admitted. */
+  /** Ends the session of a revoked certificate, also of one that is just being admitted. */
   revoke(revocation: Revocation): void {
-    const recent = this.#recentRevocations.get(revocation.agentId) ?? [];
-    recent.push({ revocation, atMs: this.#clock.monotonicMs() });
-    this.#recentRevocations.set(revocation.agentId, recent);
-    const session = this.#byAgent.get(revocation.agentId);
-    if (session !== undefined && concerns(revocation, session.identity)) {
-      this.counters.revocationsApplied += 1;
-      this.#close(
-        session,
-        CloseReason.REVOKED,
-        0,
-        status.UNAUTHENTICATED,
-        'the certificate was revoked',
-      );
-    }
+    this.#revocations.learn(revocation);
   }
 
   /**
@@ -271,7 +225,7 @@ export class AgentSessions {
     }
     const endMs = performance.now() + withinMs;
     await Promise.all([this.#beats.finish(withinMs), this.#events.finish(withinMs)]);
-    while ((this.#all.size > 0 || this.#signalling) && performance.now() < endMs) {
+    while ((this.#all.size > 0 || !this.#signals.isIdle) && performance.now() < endMs) {
       await new Promise((resolve) => setTimeout(resolve, 10));
     }
   }
@@ -363,8 +317,7 @@ export class AgentSessions {
     session.bootId = message.bootId;
     session.facts = facts.value;
     session.vaultId = message.vaultId;
-    const nowMs = this.#clock.monotonicMs();
-    const delayMs = this.#admission.delayFor(this.#greeted.length, nowMs);
+    const delayMs = this.#line.join(session);
     if (delayMs > 0) {
       this.counters.admissionsDelayed += 1;
       this.#close(
@@ -377,58 +330,24 @@ export class AgentSessions {
       return;
     }
     session.state = 'admitting';
-    session.deadlineMs = nowMs + 2 * beatTimeoutMs;
+    session.deadlineMs = this.#clock.monotonicMs() + 2 * beatTimeoutMs;
     session.call.pause();
-    this.#greeted.push(session);
-    if (this.#greeted.length === 1) setTimeout(() => this.#admitSome(), limits.agentBatchWaitMs);
   }
 
-  #admitSome(): void {
-    if (this.#admitting >= batchesInFlight || this.#greeted.length === 0) return;
-    const count = this.#admission.take(
-      Math.min(this.#greeted.length, limits.agentBatchMax),
-      this.#clock.monotonicMs(),
-    );
-    if (count === 0) return;
-    const batch = this.#greeted.splice(0, count).filter((session) => session.isLive);
-    if (batch.length === 0) return;
-    this.#admitting += 1;
-    void this.#admit(batch).finally(() => {
-      this.#admitting -= 1;
-      this.#admitSome();
-    });
-  }
-
-  async #admit(batch: AgentSession[]): Promise<void> {
-    let results: AdmitResult[];
-    try {
-      results = await this.#backend.admit(
-        batch.map(({ identity }) => ({
-          organizationId: identity.organizationId,
-          agentId: identity.agentId,
-          serialNumber: identity.serialNumber,
-        })),
-      );
-    } catch (error) {
-      this.#warn('agents could not be admitted', { agents: batch.length, error: String(error) });
-      for (const session of batch) this.#refuseNow(session);
+  #decided(session: AgentSession, result: AdmitResult | undefined): void {
+    if (!session.isLive) return;
+    if (result?.outcome === 'admitted') {
+      this.#admitted(session, result);
       return;
     }
-    for (const [index, session] of batch.entries()) {
-      const result = results[index];
-      if (!session.isLive) continue;
-      if (result?.outcome === 'admitted') this.#admitted(session, result);
-      else {
-        this.counters.sessionsRefused += 1;
-        this.#close(
-          session,
-          CloseReason.REVOKED,
-          0,
-          status.UNAUTHENTICATED,
-          'the certificate is not valid any more',
-        );
-      }
-    }
+    this.counters.sessionsRefused += 1;
+    this.#close(
+      session,
+      CloseReason.REVOKED,
+      0,
+      status.UNAUTHENTICATED,
+      'the certificate is not valid any more',
+    );
   }
 
   #admitted(session: AgentSession, admitted: Extract<AdmitResult, { outcome: 'admitted' }>): void {
@@ -439,9 +358,14 @@ export class AgentSessions {
       this.#wrong(session, "the certificate's vault", status.PERMISSION_DENIED);
       return;
     }
-    const recent = this.#recentRevocations.get(identity.agentId);
-    if (recent?.some(({ revocation }) => concerns(revocation, identity))) {
-      this.#close(session, CloseReason.REVOKED, 0, status.UNAUTHENTICATED, 'revoked');
+    if (this.#revocations.wasRevoked(identity)) {
+      this.#close(
+        session,
+        CloseReason.REVOKED,
+        0,
+        status.UNAUTHENTICATED,
+        'the certificate was revoked',
+      );
       return;
     }
     const older = this.#byAgent.get(identity.agentId);
@@ -454,15 +378,7 @@ export class AgentSessions {
         status.ABORTED,
         'a newer stream of this agent was opened',
       );
-      if (older.bootId !== session.bootId) {
-        this.#supersessions.push({
-          organizationId: identity.organizationId,
-          agentId: identity.agentId,
-          oldBootId: older.bootId,
-          newBootId: session.bootId,
-        });
-        this.#signal();
-      }
+      if (older.bootId !== session.bootId) this.#signals.superseded(older, session);
     }
     this.#byAgent.set(identity.agentId, session);
     session.state = 'open';
@@ -719,17 +635,8 @@ export class AgentSessions {
 
   #goodbye(session: AgentSession): void {
     this.counters.goodbyes += 1;
-    const { organizationId, agentId } = session.identity;
-    if (this.#goodbyes.length >= signalsWaitingMax) {
-      this.#leave(session);
-      return;
-    }
-    this.#goodbyes.push({
-      session,
-      signal: { organizationId, agentId, bootId: session.bootId },
-    });
-    session.call.pause();
-    this.#signal();
+    if (this.#signals.goodbye(session)) session.call.pause();
+    else this.#leave(session);
   }
 
   #leave(session: AgentSession): void {
@@ -737,47 +644,24 @@ export class AgentSessions {
     this.#forget(session);
   }
 
-  /** Tells goodbyes and supersessions, after the beats that came before them. */
-  #signal(): void {
-    if (this.#signalling) return;
-    this.#signalling = true;
-    setTimeout(() => void this.#sendSignals(), limits.agentBatchWaitMs);
-  }
-
-  async #sendSignals(): Promise<void> {
-    const goodbyes = this.#goodbyes.splice(0, limits.agentBatchMax);
-    const supersessions = this.#supersessions.splice(0, limits.agentBatchMax);
-    try {
-      // A beat that is still waiting belongs before the goodbye: one more wait lets it leave.
-      await new Promise((resolve) => setTimeout(resolve, limits.agentBatchWaitMs));
-      await this.#beats.settled();
-      await this.#backend.signals({
-        goodbyes: goodbyes.map(({ signal }) => signal),
-        supersessions,
-      });
-      for (const { session } of goodbyes) this.#leave(session);
-    } catch (error) {
-      this.#warn('signals were not recorded', { error: String(error) });
-      if (this.#supersessions.length < signalsWaitingMax) {
-        this.#supersessions.push(...supersessions);
-      }
-      // Without its record a goodbye is silence, which is the louder of the two: keep trying while
-      // the agent waits for the end of its stream.
-      this.#goodbyes.push(...goodbyes.filter(({ session }) => session.isLive));
-      await new Promise((resolve) => setTimeout(resolve, 500));
-    } finally {
-      this.#signalling = false;
-      if (this.#goodbyes.length > 0 || this.#supersessions.length > 0) this.#signal();
-    }
-  }
-
   #halfClosed(session: AgentSession): void {
-    // After a goodbye the stream is ended when that is recorded.
-    if (this.#goodbyes.some((goodbye) => goodbye.session === session)) return;
-    if (session.isLive && !this.#signalling) this.#leave(session);
+    if (!session.saidGoodbye) this.#leave(session);
   }
 
   // Ending
+
+  #revoked(revocation: Revocation): void {
+    const session = this.#byAgent.get(revocation.agentId);
+    if (session === undefined || !concerns(revocation, session.identity)) return;
+    this.counters.revocationsApplied += 1;
+    this.#close(
+      session,
+      CloseReason.REVOKED,
+      0,
+      status.UNAUTHENTICATED,
+      'the certificate was revoked',
+    );
+  }
 
   #expire(session: AgentSession): void {
     this.#close(session, CloseReason.EXPIRED, 0, status.UNAUTHENTICATED, 'the certificate expired');
@@ -843,18 +727,14 @@ export class AgentSessions {
         session.call.resume();
       }
     }
-    this.#admitSome();
+    this.#line.move();
     if (nowMs - this.#lastSecondMs < 1_000) return;
     this.#lastSecondMs = nowMs;
-    void this.pollRevocations();
+    void this.#revocations.poll();
     if (nowMs - this.#lastBatchMs >= limits.gatewayTickMs - tickMs) this.#beats.tick();
     this.#listen(nowMs);
     this.#walk(nowMs, this.#clock.unixMs());
-    for (const [agentId, recent] of this.#recentRevocations) {
-      if (recent.every(({ atMs }) => nowMs - atMs > revocationMemoryMs)) {
-        this.#recentRevocations.delete(agentId);
-      }
-    }
+    this.#revocations.forgetOld();
   }
 
   #listen(nowMs: number): void {
@@ -902,13 +782,6 @@ export class AgentSessions {
       }
     }
   }
-}
-
-function concerns(revocation: Revocation, identity: PeerIdentity): boolean {
-  return (
-    revocation.agentId === identity.agentId &&
-    (revocation.serialNumber === null || revocation.serialNumber === identity.serialNumber)
-  );
 }
 
 function policySet(version: number | null) {
