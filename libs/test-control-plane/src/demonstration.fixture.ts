@@ -52,7 +52,7 @@ export async function createTenant(
     name: 'webhook',
     config: { url: `${inbox.url}/webhooks/${path}` },
   });
-  inbox.expectSecret(path, webhook.secret);
+  inbox.expectSignature(path, webhook.secret);
   await api.post('/v1/subscriptions', {
     name: 'everything',
     channelIds: [mail.id, slack.id, webhook.id],
