@@ -36,7 +36,10 @@ export const email = z
   .pipe(z.email('must be a mail address'))
   .transform((text) => text.toLowerCase());
 
-export const instant = z.iso.datetime();
+/** The database has no year 0. */
+export const instant = z.iso
+  .datetime()
+  .refine((text) => !text.startsWith('0000'), 'must not be before the year 1');
 
 export const offlineAfterSeconds = z
   .number()

@@ -30,6 +30,11 @@ describe('the hours that a question means', () => {
     expect(ahead.outcome === 'range' && hoursOf(ahead.range)).toEqual([]);
   });
 
+  it('do not reach back before the first clock', () => {
+    const early = usageRange({ until: '0001-01-01T00:00:00Z' }, now);
+    expect(early.outcome === 'range' && hoursOf(early.range)).toEqual([]);
+  });
+
   it.each([
     { since: '2026-03-05T10:00:00Z', until: '2026-03-05T10:00:00Z' },
     { since: '2026-03-05T11:00:00Z', until: '2026-03-05T10:00:00Z' },

@@ -13,7 +13,7 @@ export interface UsageRange {
 
 /**
  * Every hour that `[since, until)` touches. What lies ahead has no usage yet, so the answer ends
- * with the hour that runs now.
+ * with the hour that runs now; nor has what lies before 1970.
  */
 export function usageRange(
   asked: { since?: string | undefined; until?: string | undefined },
@@ -25,9 +25,10 @@ export function usageRange(
   if (untilMs - sinceMs > longestMs)
     return invalid('since', 'must be at most 31 days before until');
   const openEndMs = floorHour(nowMs) + hourMs;
-  const fromMs = Math.min(floorHour(sinceMs), openEndMs);
-  const toMs = Math.min(floorHour(untilMs + hourMs - 1), openEndMs);
-  return { outcome: 'range', range: { fromMs, toMs: Math.max(fromMs, toMs) } };
+  const within = (ms: number) => Math.min(Math.max(ms, 0), openEndMs);
+  const fromMs = within(floorHour(sinceMs));
+  const toMs = within(floorHour(untilMs + hourMs - 1));
+  return { outcome: 'range', range: { fromMs, toMs } };
 }
 
 export function hoursOf({ fromMs, toMs }: UsageRange): Date[] {

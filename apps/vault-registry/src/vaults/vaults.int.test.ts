@@ -285,6 +285,15 @@ describe('a vault', () => {
     });
   });
 
+  it.each(['0001-01-01T00:00:00.000Z', '9999-12-31T23:59:59.999Z'])(
+    'may be under maintenance until %s, as far as the contract reaches',
+    async (maintenanceUntil) => {
+      const ctx = await registry.organization();
+      const { id } = await create(ctx, { name: 'v' });
+      expect((await update(ctx, id, { maintenanceUntil })).maintenanceUntil).toBe(maintenanceUntil);
+    },
+  );
+
   it('tells monitoring of every change that could move a deadline, after the commit', async () => {
     const ctx = await registry.organization();
     const { id } = await create(ctx, { name: 'v' });
