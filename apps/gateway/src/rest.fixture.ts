@@ -11,7 +11,7 @@ import { signSessionToken } from '@keystead/access/session-token';
 import { bytes } from '@keystead/access/tenant-work';
 import { readLiveEvents } from '@keystead/contracts/agent-link';
 import type { Ctx } from '@keystead/contracts/context';
-import { toWireError } from '@keystead/contracts/errors';
+import { ServiceError, toWireError } from '@keystead/contracts/errors';
 import { newUuid } from '@keystead/contracts/ids';
 import { inputSchema, type Operation, services } from '@keystead/contracts/operation';
 import { operations } from '@keystead/contracts/operations';
@@ -34,11 +34,15 @@ export interface Asked {
   body: unknown;
   ifMatch: string | null;
 }
-type LiveAnswer = (input: { organizationId: string; after: string | null }, ctx: Ctx) => unknown;
+/** Answers an internal call; which ones there are is told by their subjects. */
+export type InternalAnswer = (input: never, ctx: Ctx) => unknown;
 
 export type RestFixture = Awaited<ReturnType<typeof startRest>>;
 
-export async function startRest(environment: Record<string, string> = {}) {
+export async function startRest(
+  environment: Record<string, string> = {},
+  options: { internal?: Record<string, InternalAnswer> } = {},
+) {
   const folder = mkdtempSync(join(tmpdir(), 'keystead-gateway-'));
   const testDatabase = await createTestDatabase();
   const servers = await startInfrastructure({
@@ -72,9 +76,16 @@ export async function startRest(environment: Record<string, string> = {}) {
 
   // The services' stand-in.
   const refusedCalls: string[] = [];
-  const answers: { perform: Answer; live: LiveAnswer } = {
+  const answers: { perform: Answer; internal: Record<string, InternalAnswer> } = {
     perform: () => ({ items: [], nextCursor: null }),
-    live: (input) => ({ events: [], position: input.after ?? '10-0', missed: false }),
+    internal: {
+      [readLiveEvents.subject]: ({ after }: { after: string | null }) => ({
+        events: [],
+        position: after ?? '10-0',
+        missed: false,
+      }),
+      ...options.internal,
+    },
   };
   const connection = await connect(
     natsConnection({ natsUrl: servers.natsUrl('monitoring'), service: 'monitoring' }),
@@ -120,11 +131,15 @@ export async function startRest(environment: Record<string, string> = {}) {
         }),
     });
   }
-  connection.subscribe(readLiveEvents.subject, {
-    callback: (_error, message) =>
-      void answer(message, 'monitoring', (payload, ctx) =>
-        answers.live(payload as Parameters<LiveAnswer>[0], ctx),
-      ),
+  connection.subscribe('*.internal.*', {
+    callback: (_error, message) => {
+      const [service = ''] = message.subject.split('.');
+      void answer(message, service as Operation['service'], (payload, ctx) => {
+        const work = answers.internal[message.subject];
+        if (!work) throw new ServiceError('unavailable');
+        return work(payload as never, ctx);
+      });
+    },
   });
   await connection.flush();
 
@@ -137,6 +152,7 @@ export async function startRest(environment: Record<string, string> = {}) {
     servers,
     answers,
     refusedCalls,
+    keys,
     nudge: (subject: string, payload: string) =>
       connection.publish(subject, JSON.stringify(payload)),
     /** A person of a new organization, signed in. */

@@ -1,5 +1,6 @@
 import { connect } from 'node:net';
 import { setTimeout as delay } from 'node:timers/promises';
+import { readLiveEvents } from '@keystead/contracts/agent-link';
 import { limits } from '@keystead/contracts/limits';
 import { nudges } from '@keystead/contracts/nudges';
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
@@ -12,7 +13,10 @@ const open: AbortController[] = [];
 
 beforeAll(async () => {
   rest = await startRest();
-  rest.answers.live = ({ organizationId, after }, ctx) => {
+  rest.answers.internal[readLiveEvents.subject] = (
+    { organizationId, after }: { organizationId: string; after: string | null },
+    ctx,
+  ) => {
     if (ctx.organizationId !== organizationId) throw new Error('another organization was asked');
     const events = written.get(organizationId) ?? [];
     const last = events.at(-1)?.id ?? '100-0';
