@@ -4,12 +4,13 @@
  * known or not, so a lockout tells nothing. Redis counts for all replicas; without it each process
  * counts by itself.
  */
+
+import { networkOf } from '@keystead/access/network-of';
 import { InstallationKey } from '@keystead/access/sealing';
 import { ServiceError } from '@keystead/contracts/errors';
 import { limits } from '@keystead/contracts/limits';
 import type { Redis } from 'ioredis';
 import { RateLimiterMemory, RateLimiterRedis, RateLimiterRes } from 'rate-limiter-flexible';
-import { networkOf } from './network-of.ts';
 
 export interface Attempt {
   /** The password was right: what was counted is given back. */
