@@ -326,11 +326,14 @@ test('a revocation between admission and welcome is not missed', async () => {
   expect(await session.finish()).toBe(status.UNAUTHENTICATED);
 });
 
-test('a deleted agent is not admitted, and is sent off when its beat finds it gone', async () => {
+test('a deleted agent loses its session with the next beat, and is not admitted again', async () => {
   const session = await welcomed();
   backend.deleted.add(agent.agentId);
   session.beat();
-  await expect(session.next('close')).resolves.toMatchObject({ reason: CloseReason.REVOKED });
+  const { reason, retryAfterMs } = await session.next('close');
+  expect(reason).toBe(CloseReason.DRAINING);
+  expect(retryAfterMs).toBeGreaterThan(0);
+  expect(await session.finish()).toBe(status.UNAVAILABLE);
   const again = connect();
   again.hello();
   await expect(again.next('close')).resolves.toMatchObject({ reason: CloseReason.REVOKED });

@@ -465,12 +465,14 @@ export class AgentSessions {
 
   #answer({ session, beat }: QueuedBeat, result: BeatResult | undefined, nowUnixMs: number): void {
     if (result?.outcome === 'unknown') {
+      // Not known where beats are kept is no verdict on the certificate: that is the registry's, at
+      // the admission of the next stream.
       this.#close(
         session,
-        CloseReason.REVOKED,
-        0,
-        status.UNAUTHENTICATED,
-        'the agent is not registered any more',
+        CloseReason.DRAINING,
+        Math.ceil(500 + this.#random() * 1_500),
+        status.UNAVAILABLE,
+        'the agent is not known here: reopen the session',
       );
       return;
     }
