@@ -233,3 +233,12 @@ export async function codeOf(answer: Promise<unknown>): Promise<string> {
     throw error;
   }
 }
+
+/** Waits for a state that comes by itself, with a deadline. */
+export async function until(holds: () => Promise<boolean>, deadlineMs = 20_000): Promise<void> {
+  const end = performance.now() + deadlineMs;
+  while (!(await holds())) {
+    if (performance.now() > end) throw new Error('it did not come to that in time');
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+}

@@ -8,6 +8,7 @@ import {
 } from '@keystead/contracts/auth';
 import type { TenantCtx } from '@keystead/contracts/context';
 import type { Role } from '@keystead/contracts/permissions';
+import pg from 'pg';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import {
   type AuthFixture,
@@ -18,6 +19,7 @@ import {
   password,
   someEmail,
   startAuth,
+  until,
 } from '../auth.fixture.ts';
 
 let auth: AuthFixture;
@@ -69,6 +71,37 @@ test('of many who accept one invitation at once, one does', async () => {
     true,
   );
   expect((await list(ctx, { status: 'active' })).length).toBe(2);
+});
+
+test('a person who is known accepts an invitation once, however often at once', async () => {
+  const person = await auth.join((await auth.signUp()).ctx, 'viewer');
+  const { ctx } = await auth.signUp();
+  const { token } = await auth.invite(ctx, person.email, 'operator');
+  const holder = new pg.Client({ connectionString: auth.urls.acrossUrl });
+  const watcher = new pg.Client({ connectionString: auth.urls.acrossUrl });
+  await Promise.all([holder.connect(), watcher.connect()]);
+  try {
+    await holder.query('begin');
+    await holder.query('select 1 from auth.member where organization_id = $1 for update', [
+      ctx.organizationId,
+    ]);
+    const answers = Array.from({ length: 4 }, () => codeOf(accept(token)));
+    await until(async () => {
+      // Not the holder: a transaction sees the activity of its first look.
+      const { rows } = await watcher.query(
+        `select count(*)::int as waiting from pg_stat_activity
+         where datname = current_database() and wait_event_type = 'Lock'`,
+      );
+      return rows[0].waiting >= answers.length;
+    });
+    await holder.query('commit');
+    const codes = await Promise.all(answers);
+    expect(codes.sort()).toEqual(['gone', 'gone', 'gone', 'no error']);
+  } finally {
+    await Promise.all([holder.end(), watcher.end()]);
+  }
+  const accepted = (await auth.audit(ctx)).filter((row) => row.action === 'invitations.accept');
+  expect(accepted.length).toBe(1);
 });
 
 test('an unknown, a taken back and an expired invitation are the same answer', async () => {

@@ -157,10 +157,16 @@ test('a replayed refresh token ends the session, however many came after it', as
 });
 
 test('fifty refreshes with one token at once give one winner', async () => {
-  const { refreshToken } = await auth.signUp();
-  const codes = await Promise.all(Array.from({ length: 50 }, () => codeOf(refresh(refreshToken))));
-  expect(codes.filter((code) => code === 'no error').length).toBe(1);
-  expect(codes.filter((code) => code === 'invalid_credentials').length).toBe(49);
+  for (let round = 0; round < 3; round += 1) {
+    const { refreshToken, ctx } = await auth.signUp();
+    // Connections are there before the race, so that it is one.
+    await Promise.all(Array.from({ length: 20 }, () => auth.organizations.get(ctx)));
+    const codes = await Promise.all(
+      Array.from({ length: 50 }, () => codeOf(refresh(refreshToken))),
+    );
+    expect(codes.filter((code) => code === 'no error').length).toBe(1);
+    expect(codes.filter((code) => code === 'invalid_credentials').length).toBe(49);
+  }
 });
 
 test('an invented refresh token cannot end the session of another', async () => {
