@@ -37,23 +37,33 @@ export async function createEmptyDatabase(
 ): Promise<string> {
   const name = `${prefix}_${randomBytes(5).toString('hex')}`;
   const from = template === undefined ? '' : ` template ${pg.escapeIdentifier(template)}`;
-  const deadline = Date.now() + 20_000;
-  for (;;) {
-    try {
-      await administer(ownerUrl, `create database ${pg.escapeIdentifier(name)}${from}`);
-      return name;
-    } catch (error) {
-      // Somebody (autovacuum, for a moment) looks at the template: 55006 is object_in_use.
-      if ((error as { code?: string }).code !== '55006' || Date.now() > deadline) throw error;
-      await new Promise((resolve) => setTimeout(resolve, 50));
-    }
-  }
+  // Somebody (autovacuum, for a moment) looks at the template: 55006 is object_in_use.
+  await persist('55006', () =>
+    administer(ownerUrl, `create database ${pg.escapeIdentifier(name)}${from}`),
+  );
+  return name;
 }
 
 /** Also with connections open to it. */
 export async function dropDatabase(url: string): Promise<void> {
   const name = databaseName(url);
-  await administer(url, `drop database if exists ${pg.escapeIdentifier(name)} with (force)`);
+  // An owner may end everybody's connection but autovacuum's: 42501 is insufficient_privilege.
+  await persist('42501', () =>
+    administer(url, `drop database if exists ${pg.escapeIdentifier(name)} with (force)`),
+  );
+}
+
+/** Again while it fails with that code, for at most twenty seconds. */
+async function persist(code: string, attempt: () => Promise<void>): Promise<void> {
+  const deadline = Date.now() + 20_000;
+  for (;;) {
+    try {
+      return await attempt();
+    } catch (error) {
+      if ((error as { code?: string }).code !== code || Date.now() > deadline) throw error;
+      await new Promise((resolve) => setTimeout(resolve, 50));
+    }
+  }
 }
 
 function databaseName(url: string): string {
