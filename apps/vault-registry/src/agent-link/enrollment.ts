@@ -116,7 +116,7 @@ export class Enrollment {
         await consume(transaction, token);
         return vault;
       });
-      this.bus.nudge('thresholds');
+      this.bus.nudge('thresholds', organizationId);
       return {
         outcome: 'enrolled',
         organizationId,

@@ -101,7 +101,7 @@ export class Agents {
       await revoke(transaction, ctx, agentId, note, { reason, deleted: false });
       return this.#show(await readAgent(transaction, ctx, agentId));
     });
-    this.#tell();
+    this.#tell(ctx);
     return answer;
   }
 
@@ -117,13 +117,13 @@ export class Agents {
       });
       return null;
     });
-    this.#tell();
+    this.#tell(ctx);
     return null;
   }
 
-  #tell(): void {
+  #tell({ organizationId }: TenantCtx): void {
     this.bus.nudge('revocations');
-    this.bus.nudge('thresholds');
+    this.bus.nudge('thresholds', organizationId);
   }
 
   #show(row: AgentRow) {

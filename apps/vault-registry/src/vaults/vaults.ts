@@ -105,7 +105,7 @@ export class Vaults {
         return this.#read(transaction, ctx, vaultId);
       })
       .catch(nameTaken);
-    this.bus.nudge('thresholds');
+    this.bus.nudge('thresholds', ctx.organizationId);
     return created;
   }
 
@@ -157,7 +157,7 @@ export class Vaults {
         return this.#read(transaction, ctx, vaultId);
       })
       .catch(nameTaken);
-    this.bus.nudge('thresholds');
+    this.bus.nudge('thresholds', ctx.organizationId);
     return updated;
   }
 
@@ -188,7 +188,7 @@ export class Vaults {
       return null;
     });
     this.bus.nudge('revocations');
-    this.bus.nudge('thresholds');
+    this.bus.nudge('thresholds', ctx.organizationId);
     return null;
   }
 
