@@ -40,6 +40,22 @@ export interface DueDelivery extends DeliveryKey {
   channelId: string;
 }
 
+interface ClaimedRow {
+  kind: string;
+  content: unknown;
+  attemptCount: number;
+  number: number;
+  channelId: string;
+  channelKind: string;
+  channelName: string;
+  enabled: boolean;
+  sealedConfig: Uint8Array;
+  sealedSecret: Uint8Array | null;
+  sealedPrevious: Uint8Array | null;
+  previousValidUntil: Date | null;
+  organizationName: string;
+}
+
 /** Of one channel, at most this many are taken up at a time, so that none crowds the others out. */
 const duePerChannel = 2 * limits.deliveriesInFlightPerChannel;
 const dueMax = 2_000;
@@ -87,51 +103,66 @@ export class DeliveryLedger {
   async claim(key: DeliveryKey): Promise<Claim | undefined> {
     const { organizationId, id } = key;
     return this.database.withTenant(key, async (transaction) => {
-      const [row] = await transaction.$queryRaw<
-        { channel_id: string; kind: string; content: unknown; attempt_count: number }[]
-      >`
-        update notification.delivery
-        set lease_until = clock_timestamp() + ${limits.deliveryLeaseMs} * interval '1 millisecond',
-          attempt_count = attempt_count + 1
-        where organization_id = ${organizationId}::uuid and id = ${id}::uuid
-          and status in ('pending', 'retrying') and next_attempt_at <= clock_timestamp()
-          and (lease_until is null or lease_until < clock_timestamp())
-        returning channel_id, kind, content, attempt_count`;
+      const [row] = await transaction.$queryRaw<ClaimedRow[]>`
+        with claimed as (
+          update notification.delivery
+          set lease_until = clock_timestamp() + ${limits.deliveryLeaseMs} * interval '1 millisecond',
+            attempt_count = attempt_count + 1
+          where organization_id = ${organizationId}::uuid and id = ${id}::uuid
+            and status in ('pending', 'retrying') and next_attempt_at <= clock_timestamp()
+            and (lease_until is null or lease_until < clock_timestamp())
+          returning organization_id, id, channel_id, kind, content, attempt_count
+        ), interrupted as (
+          update notification.attempt a
+          set outcome = 'interrupted', answer = 'the process that sent it ended before the answer',
+            duration_ms = (extract(epoch from clock_timestamp() - a.started_at) * 1000)::int
+          from claimed c
+          where a.organization_id = c.organization_id and a.delivery_id = c.id and a.outcome is null
+        ), begun as (
+          insert into notification.attempt (organization_id, delivery_id, number, started_at)
+          select c.organization_id, c.id, coalesce((
+              select max(a.number) from notification.attempt a
+              where a.organization_id = c.organization_id and a.delivery_id = c.id
+            ), 0) + 1, clock_timestamp()
+          from claimed c
+          returning number
+        )
+        select c.kind, c.content, c.attempt_count as "attemptCount", b.number,
+          h.id as "channelId", h.kind as "channelKind", h.name as "channelName", h.enabled,
+          h.sealed_config as "sealedConfig", h.sealed_secret as "sealedSecret",
+          h.sealed_previous as "sealedPrevious", h.previous_valid_until as "previousValidUntil",
+          o.name as "organizationName"
+        from claimed c
+        cross join begun b
+        join notification.channel h on h.organization_id = c.organization_id and h.id = c.channel_id
+        join auth.organization o on o.organization_id = c.organization_id`;
       if (!row) return undefined;
-      await transaction.$executeRaw`
-        update notification.attempt
-        set outcome = 'interrupted', answer = 'the process that sent it ended before the answer',
-          duration_ms = (extract(epoch from clock_timestamp() - started_at) * 1000)::int
-        where organization_id = ${organizationId}::uuid and delivery_id = ${id}::uuid
-          and outcome is null`;
-      const [attempt] = await transaction.$queryRaw<{ number: number }[]>`
-        insert into notification.attempt (organization_id, delivery_id, number, started_at)
-        select ${organizationId}::uuid, ${id}::uuid, coalesce(max(number), 0) + 1, clock_timestamp()
-        from notification.attempt
-        where organization_id = ${organizationId}::uuid and delivery_id = ${id}::uuid
-        returning number`;
-      const channel = await transaction.channel.findUniqueOrThrow({
-        where: { organizationId_id: { organizationId, id: row.channel_id } },
-      });
-      const about = { organizationId, id, kind: row.kind, content: row.content, channel };
+      const channel = { ...row, organizationId, id: row.channelId };
+      const about = {
+        organization: { organizationId, name: row.organizationName },
+        id,
+        kind: row.kind,
+        content: row.content,
+        channel: { id: row.channelId, name: row.channelName, kind: row.channelKind },
+      };
       const read = await readMessage(transaction, about, new Date());
       const claim = {
         organizationId,
         id,
-        channelId: channel.id,
-        channelKind: channel.kind,
+        channelId: row.channelId,
+        channelKind: row.channelKind,
         deliveryKind: row.kind,
-        number: attempt?.number ?? 1,
-        attempt: row.attempt_count,
+        number: row.number,
+        attempt: row.attemptCount,
         openedAt: read?.openedAt,
       };
       const isTest = row.kind === 'channel.test';
-      if (!channel.enabled && !isTest) return { ...claim, work: refuse('the channel is disabled') };
+      if (!row.enabled && !isTest) return { ...claim, work: refuse('the channel is disabled') };
       if (!read) return { ...claim, work: refuse('what it was about is gone') };
-      if (row.attempt_count > attemptsMax) {
+      if (row.attemptCount > attemptsMax) {
         return { ...claim, work: refuse('it was interrupted too often') };
       }
-      const address = await this.#address(transaction, channel, row.content);
+      const address = await this.#address(transaction, channel);
       if ('refusal' in address) return { ...claim, work: address };
       return { ...claim, work: { address, message: read.message } };
     });
@@ -139,17 +170,13 @@ export class DeliveryLedger {
 
   async #address(
     transaction: Transaction,
-    channel: Parameters<ChannelSeals['openSecrets']>[0] & {
-      kind: string;
-      sealedConfig: Uint8Array;
-    },
-    content: unknown,
+    channel: ClaimedRow & DeliveryKey,
   ): Promise<Address | { refusal: SendOutcome }> {
-    const { organizationId } = channel;
+    const { organizationId, channelKind, content } = channel;
     const config = this.seals.openConfig(channel);
-    if (channel.kind !== 'email') {
+    if (channelKind !== 'email') {
       const url = config.url ?? '';
-      return channel.kind === 'slack'
+      return channelKind === 'slack'
         ? { kind: 'slack', url }
         : { kind: 'webhook', url, secrets: this.seals.openSecrets(channel, new Date()) };
     }
@@ -189,15 +216,6 @@ export class DeliveryLedger {
   async finish(claim: Claim, outcome: SendOutcome): Promise<boolean> {
     const { organizationId, id } = claim;
     return this.database.withTenant(claim, async (transaction) => {
-      await transaction.attempt.updateMany({
-        where: { organizationId, deliveryId: id, number: claim.number, outcome: null },
-        data: {
-          outcome: isStopped(outcome) ? 'interrupted' : outcome.result,
-          durationMs: Math.round(outcome.durationMs),
-          statusCode: outcome.status ?? null,
-          answer: answerOf(outcome),
-        },
-      });
       const { status, inMs } = this.#next(claim, outcome);
       const remaining =
         outcome.result === 'delivered' && status === 'retrying'
@@ -205,16 +223,26 @@ export class DeliveryLedger {
               .filter(({ permanent }) => !permanent)
               .map(({ address }) => address)
           : undefined;
+      const stopped = isStopped(outcome);
       const held = await transaction.$executeRaw`
+        with ended as (
+          update notification.attempt
+          set outcome = ${stopped ? 'interrupted' : outcome.result},
+            duration_ms = ${Math.round(outcome.durationMs)}::int,
+            status_code = ${outcome.status ?? null}::int, answer = ${answerOf(outcome)}::text
+          where organization_id = ${organizationId}::uuid and delivery_id = ${id}::uuid
+            and number = ${claim.number} and outcome is null
+        )
         update notification.delivery
         set status = ${status}, lease_until = null,
           next_attempt_at = clock_timestamp() + ${inMs}::float8 * interval '1 millisecond',
           delivered_at = case when ${status} = 'delivered' then clock_timestamp() end,
-          attempt_count = case when ${isStopped(outcome)} then attempt_count - 1 else attempt_count end,
+          attempt_count = case when ${stopped} then attempt_count - 1 else attempt_count end,
           content = coalesce(${remaining ? JSON.stringify({ remaining }) : null}::jsonb, content)
         where organization_id = ${organizationId}::uuid and id = ${id}::uuid
           and attempt_count = ${claim.attempt} and status in ('pending', 'retrying')`;
-      await this.#judgeChannel(transaction, claim, outcome);
+      // Who comes back after the lease ran out has lost its say.
+      if (held === 1) await this.#judgeChannel(transaction, claim, outcome);
       return held === 1;
     });
   }
@@ -232,9 +260,15 @@ export class DeliveryLedger {
 
   async #judgeChannel(transaction: Transaction, claim: Claim, outcome: SendOutcome): Promise<void> {
     const { organizationId, channelId } = claim;
-    const delivered = outcome.result === 'delivered';
+    if (outcome.result === 'delivered') {
+      await transaction.$executeRaw`
+        update notification.channel
+        set failing_since = null, last_delivered_at = clock_timestamp()
+        where organization_id = ${organizationId}::uuid and id = ${channelId}::uuid`;
+      return;
+    }
     // A test of a receiver that is being set up starts no count of failures.
-    if (claim.deliveryKind === 'channel.test' && !delivered) return;
+    if (claim.deliveryKind === 'channel.test') return;
     const [channel] = await transaction.$queryRaw<
       { name: string; enabled: boolean; failing_since: Date | null; now: Date }[]
     >`
@@ -253,7 +287,6 @@ export class DeliveryLedger {
       where: { organizationId_id: { organizationId, id: channelId } },
       data: {
         failingSince,
-        ...(delivered && { lastDeliveredAt: channel.now }),
         ...(disable && {
           enabled: false,
           disabledReason: disable,

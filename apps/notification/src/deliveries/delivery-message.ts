@@ -9,7 +9,7 @@ const agentsReadMax = 2_000;
 const agentsPerAlertMax = 50;
 
 export interface DeliveryAbout {
-  organizationId: string;
+  organization: { organizationId: string; name: string };
   id: string;
   kind: string;
   content: unknown;
@@ -25,11 +25,8 @@ export async function readMessage(
   delivery: DeliveryAbout,
   now: Date,
 ): Promise<{ message: Message; openedAt: Date | undefined } | undefined> {
-  const { organizationId, channel } = delivery;
-  const { name } = await transaction.organization.findUniqueOrThrow({
-    where: { organizationId },
-    select: { name: true },
-  });
+  const { channel } = delivery;
+  const { organizationId, name } = delivery.organization;
   const organization = { id: toId('organization', organizationId), name };
   if (delivery.kind === 'channel.test') {
     const { requestedBy } = (delivery.content ?? {}) as { requestedBy?: string };
@@ -42,12 +39,9 @@ export async function readMessage(
     };
     return { message, openedAt: undefined };
   }
-  const alerts = await readAlerts(transaction, organizationId, delivery.id);
+  const { alerts, alertCount } = await readAlerts(transaction, organizationId, delivery.id);
   const last = alerts.at(-1);
   if (!last) return undefined;
-  const alertCount = await transaction.deliveryAlert.count({
-    where: { organizationId, deliveryId: delivery.id },
-  });
   // A webhook's body is the same in every attempt, so its time is the event's. People read how
   // long something has been going on when the mail is written.
   const at = channel.kind === 'webhook' ? last.openedAt : now.toISOString();
@@ -62,7 +56,7 @@ async function readAlerts(
   transaction: Transaction,
   organizationId: string,
   deliveryId: string,
-): Promise<AlertView[]> {
+): Promise<{ alerts: AlertView[]; alertCount: number }> {
   const rows = await transaction.$queryRaw<
     {
       id: string;
@@ -76,10 +70,11 @@ async function readAlerts(
       vault_id: string;
       vault_name: string;
       tags: string[];
+      total: number;
     }[]
   >`
     select a.id, a.kind, a.severity, a.opened_at, a.silent_since, a.outage_seconds, a.agent_count,
-      a.flapping, v.id as vault_id, v.name as vault_name, v.tags
+      a.flapping, v.id as vault_id, v.name as vault_name, v.tags, (count(*) over ())::int as total
     from notification.delivery_alert t
     join monitoring.alert a on a.organization_id = t.organization_id and a.id = t.alert_id
     join registry.vault v on v.organization_id = a.organization_id and v.id = a.vault_id
@@ -100,7 +95,7 @@ async function readAlerts(
       order by agent_name, agent_id limit ${perAlert}
     ) g`;
   const byAlert = Map.groupBy(agents, ({ alert_id }) => alert_id);
-  return rows.map((row) => ({
+  const alerts = rows.map((row) => ({
     id: toId('alert', row.id),
     kind: row.kind,
     severity: row.severity,
@@ -115,4 +110,5 @@ async function readAlerts(
     outageSeconds: row.outage_seconds === null ? null : Math.round(row.outage_seconds * 10) / 10,
     flapping: row.flapping,
   }));
+  return { alerts, alertCount: rows[0]?.total ?? 0 };
 }
