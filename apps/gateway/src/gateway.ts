@@ -18,6 +18,7 @@ import { gatewayModule } from './gateway.module.ts';
 import { serveDocs } from './rest/docs.http.ts';
 import { OpenStreams } from './rest/events.http.ts';
 import { createHttpServer } from './rest/http-server.ts';
+import { servePages } from './rest/pages.http.ts';
 import { ProblemFilter } from './rest/problem.filter.ts';
 import { RequestMetrics } from './rest/request-metrics.ts';
 import { RouteTable } from './rest/route-table.ts';
@@ -80,7 +81,10 @@ export async function runGateway(config: Config, log: Logger): Promise<RunningGa
   app.useGlobalFilters(new ProblemFilter(log, routes));
   const server = adapter.getInstance<FastifyInstance>();
   serveHealth(server, checks, metrics);
-  if (hasRest) serveDocs(server);
+  if (hasRest) {
+    serveDocs(server);
+    servePages(server);
+  }
   app.connectMicroservice<MicroserviceOptions>({
     transport: Transport.NATS,
     options: natsConnection({ natsUrl: config.KEYSTEAD_NATS_URL, service: 'gateway' }),

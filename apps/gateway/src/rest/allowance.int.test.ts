@@ -51,6 +51,13 @@ test('guesses at credentials are counted to the address they come from', async (
   expect((await get(token, from)).status).toBe(200);
 });
 
+test('addresses of one IPv6 network share an allowance', async () => {
+  const guess = async (host: number) =>
+    (await get('ks_guess', { 'x-forwarded-for': `2001:db8::${host.toString(16)}` })).status;
+  for (let host = 1; host <= 20; host += 1) expect(await guess(host)).toBe(401);
+  expect(await guess(21)).toBe(429);
+});
+
 test('the address is what a trusted proxy says, and the last one it does not know', async () => {
   let seen: unknown;
   rest.answers.perform = (_operation, ctx) => {

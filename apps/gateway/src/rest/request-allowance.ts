@@ -1,7 +1,8 @@
 /**
- * How many requests a caller, or an address without a caller, may still send. Counted in Redis
+ * How many requests a caller, or a network address without a caller, may still send. Counted in Redis
  * for all gateways together; while Redis is away each gateway counts for itself.
  */
+import { networkOf } from '@keystead/access/network-of';
 import type { Ctx } from '@keystead/contracts/context';
 import { ServiceError } from '@keystead/contracts/errors';
 import type { Redis } from 'ioredis';
@@ -40,7 +41,7 @@ export class RequestAllowance {
   async take(ctx: Ctx, reply: Reply): Promise<void> {
     const [policy, limiter, key] =
       ctx.credentialId === null
-        ? (['address', this.#addresses, ctx.address ?? 'unknown'] as const)
+        ? (['address', this.#addresses, networkOf(ctx.address ?? 'unknown')] as const)
         : (['caller', this.#callers, ctx.credentialId] as const);
     const { points } = limiter;
     let result: RateLimiterRes;

@@ -324,6 +324,33 @@ test('the document and its page fetch nothing from elsewhere', async () => {
   }
 });
 
+test('a link from a mail leads to a page that changes nothing by being opened', async () => {
+  let asked = 0;
+  rest.answers.perform = () => {
+    asked += 1;
+    return { email: 'ann@keystead.test' };
+  };
+  for (const path of [
+    '/v1/channels/confirm?token=ksc_x',
+    '/v1/invitations/accept#token=ksi_x',
+    '/alerts',
+    '/vaults/vlt_1',
+  ]) {
+    const answer = await fetch(`${rest.url}${path}`);
+    expect(answer.status).toBe(200);
+    expect(answer.headers.get('content-security-policy')).toContain("script-src 'self';");
+    expect(answer.headers.get('referrer-policy')).toBe('no-referrer');
+    const page = await answer.text();
+    expect(page).not.toContain('ksc_x');
+    for (const [, address = ''] of page.matchAll(/(?:src|href)="([^"]+)"/g)) {
+      expect((await fetch(`${rest.url}${address}`)).status, address).toBe(200);
+    }
+  }
+  expect(asked).toBe(0);
+  const confirmed = await send('POST', '/v1/channels/confirm', { body: { token: 'ksc_x' } });
+  expect({ asked, status: confirmed.status }).toEqual({ asked: 1, status: 200 });
+});
+
 test('ready means that PostgreSQL, Redis and NATS answer', async () => {
   const { status, body } = await send('GET', '/readyz');
   expect({ status, parts: body.parts }).toEqual({
