@@ -33,6 +33,9 @@ export const limits = {
   enrollmentTokenMaxUses: 100_000,
   enrollmentTokenMaxTtlSeconds: 30 * 24 * 3_600,
   enrollmentTokenKeepDays: 90,
+  enrollmentsInFlight: 4,
+  enrollmentsWaiting: 2_000,
+  enrollmentWaitMs: 5_000,
   thresholdRulesPerOrganization: 200,
   alertRulesPerOrganization: 200,
   channelsPerOrganization: 200,
@@ -137,6 +140,10 @@ const relations: [boolean, string][] = [
     limits.heartbeatIntervalMaxMs * limits.heartbeatsPerThreshold ===
       limits.offlineAfterDefaultSeconds * 1_000,
     'the default threshold uses the longest interval',
+  ],
+  [
+    limits.enrollmentWaitMs + 2_000 <= limits.busRequestTimeoutMs,
+    'an enrolment does not begin when nobody waits for its answer any more',
   ],
   [
     limits.deliveryLeaseMs > 2 * limits.deliveryTimeoutMs,

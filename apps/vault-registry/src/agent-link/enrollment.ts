@@ -21,6 +21,7 @@ import { AuthorityKeeper } from '../issuing/authority-keeper.ts';
 import { requireRoomForVault } from '../vaults/vaults.ts';
 import { recordCertificate } from './certificate-rows.ts';
 import { enrollmentNames } from './enrollment-names.ts';
+import { Turnstile } from './turnstile.ts';
 
 type Asked = z.output<typeof enrollAgent.input>;
 type Answer = z.input<typeof enrollAgent.output>;
@@ -49,13 +50,25 @@ class Refused extends Error {
 
 @Injectable()
 export class Enrollment {
+  readonly #turnstile = new Turnstile({
+    places: limits.enrollmentsInFlight,
+    waiting: limits.enrollmentsWaiting,
+    waitMs: limits.enrollmentWaitMs,
+  });
+
   constructor(
     @Inject(Database) private readonly database: Database,
     @Inject(AuthorityKeeper) private readonly authority: AuthorityKeeper,
     @Inject(Bus) private readonly bus: Pick<Bus, 'nudge'>,
   ) {}
 
+  /** @throws ServiceError `unavailable` in a rush; nothing was spent, and a later try is welcome */
   async enroll(ctx: Ctx, asked: Asked): Promise<Answer> {
+    if (!isCredential('enrollmentToken', asked.token)) return tokenInvalid();
+    return this.#turnstile.pass(() => this.#enroll(ctx, asked));
+  }
+
+  async #enroll(ctx: Ctx, asked: Asked): Promise<Answer> {
     const token = await this.#livingToken(asked.token);
     if (!token) return tokenInvalid();
     const organizationId = token.organization_id;
@@ -138,7 +151,6 @@ export class Enrollment {
 
   /** Which organization a token opens is not known before the token is. */
   async #livingToken(text: string): Promise<LivingToken | undefined> {
-    if (!isCredential('enrollmentToken', text)) return undefined;
     const hash = bytes(hashCredential(text));
     return this.database.acrossTenants('enroll-agent', async (transaction) => {
       const rows = await transaction.$queryRaw<LivingToken[]>`
