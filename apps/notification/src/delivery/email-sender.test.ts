@@ -287,24 +287,22 @@ describe('the mail server', () => {
 
   it('that breaks off within the data gets the mail once per attempt, not behind our back', async () => {
     let datas = 0;
-    const { port } = await mailServer({
-      onData: (stream, session) => {
-        datas += 1;
-        stream.once('data', () => {
-          const { connection } = session as unknown as {
-            connection?: { _socket?: { destroy(): void } };
-          };
-          connection?._socket?.destroy();
-          (stream as unknown as { destroy(): void }).destroy();
-        });
-      },
-    });
-    const sent = await sender(`smtp://127.0.0.1:${port}`).send({
-      ...mail,
-      text: 'x'.repeat(2_000_000),
-    });
-    expect(sent).toMatchObject({ result: 'temporary' });
+    const server = await rawReceiver((socket) => {
+      let inData = false;
+      socket.write('220 mail ready\r\n');
+      socket.on('data', (bytes) => {
+        if (inData) return void socket.end();
+        for (const line of bytes.toString().split('\r\n').filter(Boolean)) {
+          inData = line === 'DATA';
+          if (inData) datas += 1;
+          socket.write(inData ? '354 go on\r\n' : '250 yes\r\n');
+        }
+      });
+    }, 'connect');
+    const sent = await sender(`smtp://127.0.0.1:${server.port}`).send(mail);
+    expect(sent).toMatchObject({ result: 'temporary', blame: 'installation' });
     expect(datas).toBe(1);
+    expect(server.connections()).toBe(1);
   });
 
   it('that hangs after the data is left within the timeout, and the next mail goes its way', async () => {

@@ -3,6 +3,8 @@ import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import type { AlertsMessage, AlertView, Message } from './message.ts';
 import {
+  escapeHtml,
+  escapeSlack,
   renderEmail,
   renderSlack,
   renderWebhook,
@@ -308,6 +310,15 @@ describe('the body of a webhook', () => {
         requestedBy: 'x',
       },
     });
+  });
+});
+
+describe('escaping', () => {
+  it('leaves nothing with which text could leave its place', () => {
+    expect(escapeHtml(`<a href="x" id='y'>&`)).toBe(
+      '&lt;a href=&quot;x&quot; id=&#39;y&#39;&gt;&amp;',
+    );
+    expect(escapeSlack('<!here> & <@U1>')).toBe('&lt;!here&gt; &amp; &lt;@U1&gt;');
   });
 });
 
