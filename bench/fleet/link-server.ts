@@ -16,6 +16,8 @@ export interface LinkServerOrder {
   /** uuid of an agent → uuid of its vault. */
   vaults: Record<string, string>;
   commitMs: number;
+  /** A free one when left out. */
+  port?: number;
 }
 
 process.once('message', (order: LinkServerOrder) => {
@@ -24,7 +26,7 @@ process.once('message', (order: LinkServerOrder) => {
 process.on('disconnect', () => process.exit(0));
 
 /** What grpc-js does with a stream and nothing else. */
-async function echo({ trust }: LinkServerOrder): Promise<void> {
+async function echo({ trust, port: wanted = 0 }: LinkServerOrder): Promise<void> {
   const server = new Server({ 'grpc.enable_channelz': 0 });
   const pass = (bytes: Buffer) => bytes;
   server.addService(
@@ -57,10 +59,10 @@ async function echo({ trust }: LinkServerOrder): Promise<void> {
     ],
     true,
   );
-  server.bindAsync('127.0.0.1:0', credentials, (_error, port) => report(port));
+  server.bindAsync(`127.0.0.1:${wanted}`, credentials, (_error, port) => report(port));
 }
 
-async function link({ trust, vaults, commitMs }: LinkServerOrder): Promise<void> {
+async function link({ trust, vaults, commitMs, port = 0 }: LinkServerOrder): Promise<void> {
   const wait = () => new Promise<void>((resolve) => setTimeout(resolve, commitMs));
   const backend: AgentBackend = {
     enroll: async () => ({ outcome: 'refused', reason: 'token_invalid', detail: '' }),
@@ -89,7 +91,7 @@ async function link({ trust, vaults, commitMs }: LinkServerOrder): Promise<void>
     revokedSince: async () => ({ revoked: [], cursor: '' }),
   };
   const agentLink = new AgentLink({ backend, trust, trustDomain: testTrustDomain });
-  report(await agentLink.start(0, '127.0.0.1'));
+  report(await agentLink.start(port, '127.0.0.1'));
 }
 
 function report(port: number): void {

@@ -62,6 +62,8 @@ const batchesInFlight = 4;
 const tickMs = 250;
 const deafSpreadMs = 10_000;
 const deafRetryMs = 20_000;
+/** The registry is asked again soon: until then the agent is not heard. */
+const admissionRetryMs = 2_000;
 const eventsWaitingMax = 20_000;
 /** Messages cost ten, retained ones one: a queue may drain ten times faster than beats may come. */
 const messageCost = 10;
@@ -115,7 +117,7 @@ export class AgentSessions {
           agents: sessions.length,
           error: String(error),
         });
-        for (const session of sessions) this.#refuseNow(session);
+        for (const session of sessions) this.#refuseNow(session, admissionRetryMs);
       },
     );
     this.#signals = new Signals(
@@ -669,12 +671,12 @@ export class AgentSessions {
     this.#close(session, CloseReason.EXPIRED, 0, status.UNAUTHENTICATED, 'the certificate expired');
   }
 
-  #refuseNow(session: AgentSession): void {
+  #refuseNow(session: AgentSession, retryMs = deafRetryMs): void {
     this.counters.sessionsRefused += 1;
     this.#close(
       session,
       this.#draining ? CloseReason.DRAINING : CloseReason.DEAF,
-      Math.ceil(deafRetryMs * (0.25 + this.#random())),
+      Math.ceil(retryMs * (0.25 + this.#random())),
       status.UNAVAILABLE,
       'no sessions can be taken at the moment',
     );
