@@ -12,6 +12,8 @@ export const limits = {
   idempotencyKeyMaxLength: 255,
   idempotencyKeepHours: 24,
   requestTimeoutMs: 20_000,
+  requestHeadersTimeoutMs: 10_000,
+  httpConnectionsMax: 10_000,
   requestsPerMinutePerCaller: 1_200,
   requestsPerMinutePerAddress: 600,
   signInsPerEmailPer15Minutes: 10,
