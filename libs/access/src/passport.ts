@@ -20,6 +20,7 @@ const sessionStrategy = 'keystead-session';
 const apiKeyStrategy = 'keystead-api-key';
 const bearerMaxLength = 4_096;
 const retryAfterSeconds = 2;
+const lookUpTimeoutMs = 5_000;
 
 /** The credential of a request, or undefined where none was sent in the one way there is. */
 export function bearerOf(request: Pick<BearerRequest, 'headers'>): string | undefined {
@@ -58,16 +59,23 @@ export class ApiKeyStrategy extends PassportStrategy(Strategy, apiKeyStrategy) {
   }
 }
 
-// A database that is away says nothing about the credential: the caller is asked to come back.
+// A database that is away or hangs says nothing about the credential: the caller is asked to come
+// back.
 async function orUnavailable(found: Promise<TenantCtx | undefined>): Promise<TenantCtx | false> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(new Error('the database hangs')), lookUpTimeoutMs);
+  });
   try {
-    return (await found) ?? false;
+    return (await Promise.race([found, late])) ?? false;
   } catch (cause) {
     throw new ServiceError('unavailable', {
       internal: 'the credential could not be looked up',
       retryAfterSeconds,
       cause,
     });
+  } finally {
+    clearTimeout(timer);
   }
 }
 

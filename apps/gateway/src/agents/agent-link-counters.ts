@@ -14,6 +14,7 @@ export interface AgentLinkCounters {
   eventsRecorded: number;
   eventsNotRecorded: number;
   protocolErrors: number;
+  messagesNotUnderstood: number;
   revocationsApplied: number;
   revocationPollsFailed: number;
   goodbyes: number;
@@ -35,6 +36,7 @@ export function zeroCounters(): AgentLinkCounters {
     eventsRecorded: 0,
     eventsNotRecorded: 0,
     protocolErrors: 0,
+    messagesNotUnderstood: 0,
     revocationsApplied: 0,
     revocationPollsFailed: 0,
     goodbyes: 0,

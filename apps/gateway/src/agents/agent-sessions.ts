@@ -252,12 +252,12 @@ export class AgentSessions {
     }
     const content = message.payload?.content;
     this.#charge(session, content?.$case === 'event' ? eventCost : messageCost);
-    if (content === undefined || message.payload?.encrypted) {
-      this.#wrong(session, 'a plain payload this server knows');
+    if (message.payload === undefined || message.payload.encrypted) {
+      this.#wrong(session, 'a plain payload');
       return;
     }
     if (session.state === 'greeting') {
-      if (content.$case !== 'hello') {
+      if (content?.$case !== 'hello') {
         this.#wrong(session, 'hello as the first message', status.FAILED_PRECONDITION);
         return;
       }
@@ -266,6 +266,11 @@ export class AgentSessions {
     }
     if (message.vaultId !== session.vaultId) {
       this.#wrong(session, "the certificate's vault", status.PERMISSION_DENIED);
+      return;
+    }
+    if (content === undefined || (content.$case === 'event' && content.value.kind === undefined)) {
+      // A newer agent says what this gateway has no word for. An event stays with it: no receipt.
+      this.counters.messagesNotUnderstood += 1;
       return;
     }
     switch (content.$case) {

@@ -97,6 +97,15 @@ test('browsers are told to stay with https where the public address is https', a
   expect(answer.headers.get('strict-transport-security')).toContain('max-age=');
 });
 
+test('a Redis that hangs holds up one request a second, not all', async () => {
+  rest.servers.redis.freeze();
+  const { token } = await rest.signIn();
+  const startedAtMs = performance.now();
+  for (let count = 0; count < 5; count += 1) expect((await get(token)).status).toBe(200);
+  expect(performance.now() - startedAtMs).toBeLessThan(2_500);
+  rest.servers.redis.thaw();
+});
+
 test('without Redis requests are answered and still counted', async () => {
   await rest.servers.redis.kill();
   const { token } = await rest.signIn();

@@ -26,6 +26,8 @@ export interface HttpServerOptions {
 }
 
 const headersMaxBytes = 16 * 1024;
+/** How often connections are looked at for a request that does not get on. */
+const slowCheckMs = 2_000;
 const pathParameterMaxLength = 1_024;
 
 export interface HttpServer {
@@ -43,7 +45,12 @@ export function createHttpServer(options: HttpServerOptions): HttpServer {
     requestTimeout: limits.requestTimeoutMs,
     connectionTimeout: 2 * limits.requestTimeoutMs,
     keepAliveTimeout: 72_000,
-    http: { maxHeaderSize: headersMaxBytes, requireHostHeader: false },
+    http: {
+      maxHeaderSize: headersMaxBytes,
+      headersTimeout: limits.requestHeadersTimeoutMs,
+      connectionsCheckingInterval: slowCheckMs,
+      requireHostHeader: false,
+    },
     trustProxy: options.trustedProxies.length > 0 ? [...options.trustedProxies] : false,
     genReqId: (request: IncomingMessage) =>
       readRequestId(request.headers['x-request-id']) ?? newUuid(),
@@ -68,6 +75,7 @@ export function createHttpServer(options: HttpServerOptions): HttpServer {
     clientErrorHandler: refuseUnreadable,
   });
   const server = adapter.getInstance<FastifyInstance>();
+  server.server.maxConnections = limits.httpConnectionsMax;
   server.decorateRequest('facts', null as never);
   server.decorateRequest('user', null as never);
   readBodiesAsBytes(server);
