@@ -235,7 +235,7 @@ test.each([
     status.INVALID_ARGUMENT,
   ],
   ['a second hello', (s: TestSession) => s.hello(), status.INVALID_ARGUMENT],
-  ['no content', (s: TestSession) => s.send(1, undefined as never), status.INVALID_ARGUMENT],
+  ['no payload', (s: TestSession) => s.sendWithoutPayload(), status.INVALID_ARGUMENT],
   [
     'an unsigned event',
     (s: TestSession) => s.clockJump(1, { sign: false }),
@@ -268,6 +268,19 @@ test.each([
     await othersGoOn(other);
   },
 );
+
+test('what a newer agent says in words of its own is left alone, and its event without a receipt', async () => {
+  const session = await welcomed();
+  session.send(6, undefined);
+  session.send(
+    6,
+    { $case: 'event', value: { occurredAtUnixMs: 1, kind: undefined } },
+    { sequence: 1 },
+  );
+  await othersGoOn(session);
+  expect(link.counters.messagesNotUnderstood).toBe(2);
+  expect(backend.eventsRecorded.size).toBe(0);
+});
 
 test("an event signed with another agent's key is not taken", async () => {
   const thief = await authority.issueAgent();

@@ -64,7 +64,7 @@ export class TestSession {
     });
   }
 
-  send(messageType: number, content: Content, envelope: Partial<Envelope> = {}): void {
+  send(messageType: number, content: Content | undefined, envelope: Partial<Envelope> = {}): void {
     const encoded = encodeAgentMessage({
       version: envelope.version ?? '1.0',
       timestampUnixMs: Date.now(),
@@ -80,6 +80,11 @@ export class TestSession {
     this.connection.stream.write(
       sign ? appendSignature(encoded, createPrivateKey(this.agent.privateKey)) : encoded,
     );
+  }
+
+  /** A message without the field that holds everything. */
+  sendWithoutPayload(): void {
+    this.connection.stream.write(Buffer.from([0x0a, 0x03, ...Buffer.from('1.0')]));
   }
 
   hello(envelope: Partial<Envelope> = {}): void {
