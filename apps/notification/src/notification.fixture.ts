@@ -42,7 +42,7 @@ export function startReplica(database: Database, key: InstallationKey, inbox: In
   const transport = new GuardedTransport({
     guard,
     resolveHost: async () => ['127.0.0.1'],
-    timeoutMs: 1_500,
+    timeoutMs: 8_000,
     answerKeepBytes: 1_024,
   });
   const email = new EmailSender({

@@ -281,8 +281,8 @@ describe('a failing receiver', () => {
     await world.letTimePass(11);
     const startedMs = performance.now();
     await world.tick();
-    await world.inbox.waitFor(({ channel }) => channel === 'quick', 1_400);
-    expect(performance.now() - startedMs).toBeLessThan(1_400);
+    await world.inbox.waitFor(({ channel }) => channel === 'quick', 5_000);
+    expect(performance.now() - startedMs).toBeLessThan(5_000);
   });
 });
 

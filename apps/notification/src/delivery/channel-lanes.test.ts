@@ -238,7 +238,7 @@ describe('a receiver that hangs', () => {
         });
       }),
     );
-    expect(Math.max(...latencies)).toBeLessThan(2_000);
+    expect(Math.max(...latencies)).toBeLessThan(5_000);
     const closed = lanes.close();
     stop.abort();
     await closed;

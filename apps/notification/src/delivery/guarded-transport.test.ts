@@ -318,7 +318,7 @@ describe('a hostile receiver', () => {
       const server = await rawReceiver(...args);
       const startedMs = performance.now();
       const answer = await post(`http://127.0.0.1:${server.port}/`);
-      expect(performance.now() - startedMs).toBeLessThan(timeoutMs + 500);
+      expect(performance.now() - startedMs).toBeLessThan(timeoutMs + 2_000);
       expect(answer.result).toBe('failed');
       expect(reasons).toContain(answer.result === 'failed' && answer.reason);
       expect(answer).toMatchObject({ permanent: false });
@@ -350,7 +350,7 @@ describe('a hostile receiver', () => {
     const server = await rawReceiver(act);
     const startedMs = performance.now();
     const answer = await post(`http://127.0.0.1:${server.port}/`);
-    expect(performance.now() - startedMs).toBeLessThan(timeoutMs + 500);
+    expect(performance.now() - startedMs).toBeLessThan(timeoutMs + 2_000);
     expect(answer).toMatchObject({ result: 'answered', status: 200 });
   });
 
@@ -381,7 +381,7 @@ describe('a hostile receiver', () => {
     const server = await rawReceiver(() => undefined, 'connect');
     const answer = await post(`https://127.0.0.1:${server.port}/`);
     expect(answer).toMatchObject({ result: 'failed', reason: 'timeout' });
-    expect(answer.durationMs).toBeLessThan(timeoutMs + 500);
+    expect(answer.durationMs).toBeLessThan(timeoutMs + 2_000);
   });
 
   it('whose name server never answers is left within the timeout', async () => {
