@@ -183,7 +183,7 @@ export class Vaults {
       );
       note({
         target: { kind: 'vault', id: input.params.id, name: vault.name },
-        changes: { agentsRevoked: agents },
+        changes: { agents },
       });
       return null;
     });
