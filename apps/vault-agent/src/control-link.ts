@@ -650,20 +650,21 @@ export class ControlLink {
     return CommandOutcome.DONE;
   }
 
-  /** Signed by a certificate for commands that the same intermediate issued as ours. */
+  /** Signed by a certificate for commands of our trust domain, issued by our own issuer. */
   #isOurs(session: Session, command: Command, bytes: Buffer): boolean {
     try {
       const signer = new X509Certificate(command.signerCertificate);
       const chain = session.identity.trust.identity?.certificateChain ?? '';
-      const issuer = new X509Certificate(
-        chain.slice(chain.indexOf('-----END CERTIFICATE-----') + 25),
-      );
+      const issuer = new X509Certificate(chain.split(certificateEnd)[1] + certificateEnd);
+      const [, trustDomain] = /^URI:spiffe:\/\/([^/]+)\//.exec(
+        session.identity.leaf.subjectAltName ?? '',
+      ) ?? ['', ''];
       const nowMs = this.#options.now().unixMs;
       return (
         signer.verify(issuer.publicKey) &&
         signer.validFromDate.getTime() <= nowMs &&
         nowMs < signer.validToDate.getTime() &&
-        /^URI:spiffe:\/\/[a-z0-9.-]+\/control-plane\/commands$/.test(signer.subjectAltName ?? '') &&
+        signer.subjectAltName === `URI:spiffe://${trustDomain}/control-plane/commands` &&
         hasValidSignature(bytes, signer.publicKey)
       );
     } catch {
@@ -756,6 +757,7 @@ export class ControlLink {
 const unavailable = 14;
 const unauthenticated = 16;
 const noSignature = Buffer.alloc(0);
+const certificateEnd = '-----END CERTIFICATE-----\n';
 
 /** A server cannot make an agent flood it, nor fall silent for ever. */
 function clampInterval(toldMs: number, currentMs: number): number {

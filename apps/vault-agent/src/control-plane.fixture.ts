@@ -16,11 +16,13 @@ import type {
 import {
   type AgentMessage,
   CloseReason,
+  type Command,
+  type ControlMessage,
   type ControlPayload,
 } from '@keystead/agent-protocol/generated/keystead/agent/v1/session';
 import { certificateFingerprint } from '@keystead/agent-protocol/link-client';
 import { AgentLinkServer } from '@keystead/agent-protocol/link-server';
-import { hasValidSignature } from '@keystead/agent-protocol/message-signature';
+import { appendSignature, hasValidSignature } from '@keystead/agent-protocol/message-signature';
 import { formatAgentUri, peerIdentityOf } from '@keystead/agent-protocol/peer-identity';
 import {
   encodeControlMessage,
@@ -29,6 +31,7 @@ import {
   sessionServerService,
 } from '@keystead/agent-protocol/services';
 import {
+  type Issued,
   Pkcs10CertificateRequest,
   TestAuthority,
   testTrustDomain,
@@ -66,6 +69,7 @@ export class ControlPlane {
   #server: AgentLinkServer | undefined;
   readonly #streams = new Set<{
     serial: string;
+    write: (bytes: Buffer) => void;
     end: (reason: CloseReason, code: number) => void;
   }>();
 
@@ -89,6 +93,24 @@ export class ControlPlane {
 
   get openStreams(): number {
     return this.#streams.size;
+  }
+
+  /** Sends a signed command to every stream; `signer` is the control plane's own unless given. */
+  async command(
+    number: number,
+    action: NonNullable<Command['action']>,
+    signer?: Issued,
+  ): Promise<void> {
+    const issued =
+      signer ??
+      (await this.authority.issue({
+        names: [{ type: 'url', value: `spiffe://${testTrustDomain}/control-plane/commands` }],
+      }));
+    const signerCertificate = new X509Certificate(issued.certificate).raw;
+    const encoded = encodeControlMessage(
+      this.#envelope({ $case: 'command', value: { number, signerCertificate, action } }),
+    );
+    for (const stream of this.#streams) stream.write(appendSignature(encoded, issued.key));
   }
 
   /** Listens, on the same port as before where there was one. */
@@ -175,6 +197,17 @@ export class ControlPlane {
     return [leaf, this.authority.intermediate].map((pem) => new X509Certificate(pem).raw);
   }
 
+  #envelope(content: Content): ControlMessage {
+    return {
+      version: '1.0',
+      timestampUnixMs: Date.now(),
+      vaultId: this.vaultId,
+      messageType: 6,
+      payload: { encrypted: false, metadataOnly: true, content },
+      signature: Buffer.alloc(0),
+    };
+  }
+
   #session(
     call: ServerDuplexStream<ReceivedAgentMessage, Buffer>,
     certificate: X509Certificate | undefined,
@@ -189,23 +222,14 @@ export class ControlPlane {
     const isRenewed = this.serials.size > 0 && !this.serials.has(serial);
     const stream = {
       serial,
+      write: (bytes: Buffer) => void call.write(bytes),
       end: (reason: CloseReason, code: number) => {
         send({ $case: 'close', value: { reason, retryAfterMs: this.retryAfterMs } });
         call.emit('error', { code, details: 'closed' });
         this.#streams.delete(stream);
       },
     };
-    const send = (content: Content) =>
-      call.write(
-        encodeControlMessage({
-          version: '1.0',
-          timestampUnixMs: Date.now(),
-          vaultId: this.vaultId,
-          messageType: 6,
-          payload: { encrypted: false, metadataOnly: true, content },
-          signature: Buffer.alloc(0),
-        }),
-      );
+    const send = (content: Content) => call.write(encodeControlMessage(this.#envelope(content)));
     this.#streams.add(stream);
     call.on('close', () => this.#streams.delete(stream));
     if (this.revoked.has(serial) || (this.refuseRenewed && isRenewed)) {

@@ -11,7 +11,11 @@ import {
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { CloseReason } from '@keystead/agent-protocol/generated/keystead/agent/v1/session';
+import {
+  CloseReason,
+  CommandOutcome,
+} from '@keystead/agent-protocol/generated/keystead/agent/v1/session';
+import { TestAuthority } from '@keystead/agent-protocol/test-authority.fixture';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { ControlPlane } from './control-plane.fixture.ts';
 
@@ -317,6 +321,37 @@ test('a renewed certificate that is refused does not cost the old one', {
   await plane.until(() => plane.count('hello') > hellos);
   expect(readFileSync(join(folder, 'identity/agent.crt'), 'utf8')).toBe(before);
   expect((await health(agent)).controlPlane.state).toBe('connected');
+});
+
+test('a command is carried out once, and only when the control plane signed it', {
+  timeout: 30_000,
+}, async () => {
+  await enroll();
+  run();
+  await plane.until(() => plane.count('heartbeat') >= 1);
+  const assign = (version: number) => ({
+    $case: 'assignPolicySet' as const,
+    value: { policySet: { version, digest: '' } },
+  });
+  const stranger = await TestAuthority.create();
+  const names = [{ type: 'url' as const, value: 'spiffe://keystead.test/control-plane/commands' }];
+  await plane.command(5, assign(1));
+  await plane.command(5, assign(2));
+  await plane.command(6, assign(3), await stranger.issue({ names }));
+  await plane.command(7, assign(4), await plane.authority.issueAgent());
+  await plane.command(8, assign(5));
+  await plane.until(() => plane.count('commandAnswer') === 5);
+  const answers = plane.heard.flatMap(({ message }) => {
+    const content = message.payload?.content;
+    return content?.$case === 'commandAnswer' ? [content.value] : [];
+  });
+  expect(answers).toEqual([
+    { number: 5, outcome: CommandOutcome.DONE },
+    { number: 5, outcome: CommandOutcome.REFUSED },
+    { number: 6, outcome: CommandOutcome.REFUSED },
+    { number: 7, outcome: CommandOutcome.REFUSED },
+    { number: 8, outcome: CommandOutcome.DONE },
+  ]);
 });
 
 test('a changed configuration is told by section at the next start', {
