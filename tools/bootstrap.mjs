@@ -19,6 +19,7 @@ const tools = [
   'generate',
   'build',
   'topology',
+  'openapi',
   'lockfile',
 ];
 
