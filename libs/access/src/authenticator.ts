@@ -108,7 +108,12 @@ export class Authenticator {
         );
       }
       const session = await transaction.session.findUnique({ where, include: { member: true } });
-      return session !== null && session.revokedAt === null && session.member.role === ctx.role;
+      return (
+        session !== null &&
+        session.revokedAt === null &&
+        session.expiresAt.getTime() > Date.now() &&
+        session.member.role === ctx.role
+      );
     });
   }
 }
