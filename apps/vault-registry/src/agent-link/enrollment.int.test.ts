@@ -11,6 +11,7 @@ import {
   revokeEnrollmentToken,
   updateVault,
 } from '@keystead/contracts/registry';
+import fc from 'fast-check';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import {
   anonymous,
@@ -142,6 +143,31 @@ describe('enrolment', () => {
     expect(
       await askToEnroll(registry, token.token, { vaultName: 'V', agentName: 'first' }),
     ).toMatchObject({ outcome: 'enrolled', vaultName: 'V', agentName: 'first' });
+  });
+
+  it('answers whatever is asked, and never fails', async () => {
+    const ctx = await registry.organization();
+    const { token } = await newToken(registry, ctx, { maxUses: 100_000 });
+    const csr = await newRequest();
+    const text = fc.oneof(
+      fc.string({ unit: 'binary', maxLength: 200 }),
+      fc.constantFrom('a', 'A', 'ａ', 'İ', 'ß', '\u0000', '\ud800', ' ', "'; --", '%', '\\'),
+    );
+    await fc.assert(
+      fc.asyncProperty(
+        fc.record({
+          token: fc.oneof(fc.constant(token), text),
+          csr: fc.oneof(fc.constant(csr), text, fc.base64String({ maxLength: 400 })),
+          vaultName: fc.option(text),
+          agentName: fc.option(text),
+        }),
+        async ({ token: given, ...asked }) => {
+          const answer = await askToEnroll(registry, given, asked);
+          expect(['enrolled', 'refused']).toContain(answer.outcome);
+        },
+      ),
+      { numRuns: 200 },
+    );
   });
 
   it('joins the living vault of that name whatever its capitals, also when many come at once', async () => {
