@@ -7,8 +7,8 @@ import { type KeyObject, sign, verify } from 'node:crypto';
 
 /** Field 15, wire type 2 (length-delimited). */
 const signatureTag = (15 << 3) | 2;
-/** A DER signature of P-384 has at most 104 bytes, of Ed25519 64, of RSA 4096 512. */
-const signatureMaxBytes = 512;
+/** A signature of P-384 has at most 104 bytes, of Ed25519 64, of RSA 3072 384: what is kept of one. */
+const signatureMaxBytes = 384;
 
 /** Appends the signature field to an encoded envelope that has none. */
 export function appendSignature(encoded: Uint8Array, privateKey: KeyObject): Buffer {

@@ -234,6 +234,21 @@ test.each([
     },
     status.INVALID_ARGUMENT,
   ],
+  [
+    'a number that no column holds',
+    (s: TestSession) =>
+      s.send(1, {
+        $case: 'heartbeat',
+        value: {
+          number: 1,
+          health: 1,
+          degradations: [],
+          metrics: undefined,
+          policySet: { version: 2 ** 32 - 1, digest: '' },
+        },
+      }),
+    status.INVALID_ARGUMENT,
+  ],
   ['a second hello', (s: TestSession) => s.hello(), status.INVALID_ARGUMENT],
   ['no payload', (s: TestSession) => s.sendWithoutPayload(), status.INVALID_ARGUMENT],
   [

@@ -71,6 +71,7 @@ const eventCost = 1;
 const creditPerMs = (limits.agentMessagesPerSecond * messageCost) / 1_000;
 const creditMax = limits.agentMessagesPerSecond * messageCost * 10;
 const retainedWindow = 64;
+const policySetVersionMax = 2 ** 31 - 1;
 
 interface QueuedEvent {
   session: AgentSession;
@@ -433,6 +434,12 @@ export class AgentSessions {
       this.#wrong(session, 'a heartbeat with a health');
       return;
     }
+    // A batch is one statement: a number that its column cannot hold would cost every other beat.
+    const policySetVersion = heartbeat.policySet?.version || null;
+    if (policySetVersion !== null && policySetVersion > policySetVersionMax) {
+      this.#wrong(session, 'a policy set version below 2^31');
+      return;
+    }
     session.lastNumber = heartbeat.number;
     const { identity, facts } = session;
     const beat = {
@@ -441,7 +448,7 @@ export class AgentSessions {
       bootId: session.bootId,
       sequence: heartbeat.number,
       health,
-      policySetVersion: heartbeat.policySet?.version || null,
+      policySetVersion,
       facts,
     };
     if (session.queued !== undefined) {
