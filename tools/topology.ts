@@ -111,13 +111,6 @@ export function readFacts(sources: ReadonlyMap<string, string>, tables: readonly
     for (const [, name = ''] of all(text, /\btake\(\s*\w+,\s*'(\w+\.\w+)'/g)) {
       note(facts.topicsTaken, name, service);
     }
-    // What is tried several times, such as a mail, is held in the outbox and taken out by hand.
-    if (/\bdelete\s+from\s+messaging\.outbox\b/i.test(text)) {
-      for (const [, names = ''] of all(text, /\btopic\s+(?:=|in)\s*(\([^)]*\)|'[^']*')/gi)) {
-        for (const [, name = ''] of all(names, /'(\w+\.\w+)'/g))
-          note(facts.topicsTaken, name, service);
-      }
-    }
     for (const [, name = ''] of all(text, /acrossTenants(?:<[^(]*>)?\(\s*'([\w-]+)'/g)) {
       note(facts.purposes, name, service);
     }

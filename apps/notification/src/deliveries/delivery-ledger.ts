@@ -3,6 +3,7 @@
  * ends with what came of it. Who dies in between leaves a lease that runs out, and an attempt that
  * the next one marks as interrupted. The receiver may then see the delivery twice, with one id.
  */
+import { randomInt } from 'node:crypto';
 import { writeAudit } from '@keystead/access/audit';
 import type { Ctx } from '@keystead/contracts/context';
 import { toId } from '@keystead/contracts/ids';
@@ -252,7 +253,7 @@ export class DeliveryLedger {
     if (claim.deliveryKind === 'channel.test') {
       return { status: outcome.result === 'delivered' ? 'delivered' : 'dead', inMs: null };
     }
-    const next = nextAttempt(outcome, claim.attempt, Math.random());
+    const next = nextAttempt(outcome, claim.attempt, randomInt(2 ** 32) / 2 ** 32);
     if (next.next === 'retry') return { status: 'retrying', inMs: next.inMs };
     const done = next.next === 'done' || outcome.result === 'delivered';
     return { status: done ? 'delivered' : 'dead', inMs: null };

@@ -4,6 +4,7 @@
  * is tried, and waits longer after each failure.
  */
 
+import { randomInt } from 'node:crypto';
 import { toId } from '@keystead/contracts/ids';
 import { limits } from '@keystead/contracts/limits';
 import type { OutboxPayload } from '@keystead/contracts/outbox';
@@ -72,7 +73,7 @@ export class MailPost {
 
   async #sendOne(mail: WaitingMail): Promise<void> {
     const outcome = await this.#attempt(mail);
-    const next = nextAttempt(outcome, mail.failures, Math.random());
+    const next = nextAttempt(outcome, mail.failures, randomInt(2 ** 32) / 2 ** 32);
     if (next.next === 'dead') {
       const detail = 'detail' in outcome ? outcome.detail : '';
       this.log.error({ kind: mail.message.type, detail }, 'a mail was given up');
