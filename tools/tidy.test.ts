@@ -6,6 +6,7 @@ import {
   findLostMentions,
   findMisplacedAdapters,
   findMissingReadmes,
+  findStrayRecords,
   readRepository,
 } from './tidy.ts';
 
@@ -25,6 +26,7 @@ describe('the repository', () => {
     ['links to what is there', findBrokenLinks],
     ['names files that are there', findLostMentions],
     ['explains every app', findMissingReadmes],
+    ['numbers and lists its decisions', findStrayRecords],
   ])('%s', (_, find) => {
     expect(find(repository).join('\n')).toBe('');
   });
@@ -92,5 +94,14 @@ describe('the rules find', () => {
     expect(findBrokenLinks(files)).toHaveLength(2);
     expect(findLostMentions(files)).toHaveLength(1);
     expect(findMissingReadmes(files)).toHaveLength(1);
+  });
+
+  test('a decision record that is doubled or not listed', () => {
+    const files = new Map([
+      ['docs/decisions/README.md', '- [0001](0001-a.md)'],
+      ['docs/decisions/0001-a.md', ''],
+      ['docs/decisions/0001-b.md', ''],
+    ]);
+    expect(findStrayRecords(files)).toHaveLength(2);
   });
 });

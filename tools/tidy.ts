@@ -253,3 +253,18 @@ export function findMissingReadmes(files: Files): string[] {
     .filter((app) => !files.has(`${app}/README.md`))
     .map((app) => `${app}: has no README.md (charter, tables, subjects in and out, limits)`);
 }
+
+/** Decision records are numbered without gaps or doubles, and listed. */
+export function findStrayRecords(files: Files): string[] {
+  const folder = 'docs/decisions/';
+  const list = files.get(`${folder}README.md`) ?? '';
+  const records = [...files.keys()].filter((file) => /^docs\/decisions\/\d/.test(file)).sort();
+  return records.flatMap((file, index) => {
+    const name = file.slice(folder.length);
+    const number = String(index + 1).padStart(4, '0');
+    return [
+      ...(name.startsWith(`${number}-`) ? [] : [`${file}: the next number is ${number}`]),
+      ...(list.includes(`](${name})`) ? [] : [`${file}: is not listed in ${folder}README.md`]),
+    ];
+  });
+}
