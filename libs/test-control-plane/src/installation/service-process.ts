@@ -8,6 +8,9 @@ import type { ServiceName } from '../infrastructure/infrastructure.ts';
 /** The top of the repository. */
 export const repository = resolve(import.meta.dirname, '..', '..', '..', '..');
 
+/** What the services have in common is compiled once, not seven times at every start. */
+const compileCache = { NODE_COMPILE_CACHE: join(repository, 'node_modules/.cache/keystead') };
+
 export interface ServiceProcessOptions {
   readonly service: ServiceName;
   /** What it reads; nothing else of ours goes with it. */
@@ -52,7 +55,7 @@ export class ServiceProcess {
       ['--enable-source-maps', join(repository, 'apps', this.service, 'dist', 'main.js')],
       {
         cwd: repository,
-        env: { ...withoutOurs(process.env), ...this.environment },
+        env: { ...withoutOurs(process.env), ...compileCache, ...this.environment },
         stdio: ['ignore', log, log],
         // A session of its own: a Ctrl-C at the terminal is for the process that orders the stop.
         detached: true,
