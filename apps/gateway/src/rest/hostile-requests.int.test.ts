@@ -1,5 +1,5 @@
 import { once } from 'node:events';
-import { Agent, type IncomingMessage, request } from 'node:http';
+import { Agent } from 'node:http';
 import { connect } from 'node:net';
 import { problem, ServiceError } from '@keystead/contracts/errors';
 import fc from 'fast-check';
@@ -7,6 +7,7 @@ import { afterAll, beforeAll, expect, test } from 'vitest';
 import { type RestFixture, startRest } from '../rest.fixture.ts';
 import { publicOperations, streamEvents } from './public-operations.ts';
 import { type DrawnRequest, requestsOf } from './requests.fixture.ts';
+import { expectClear, sendDrawn } from './send.fixture.ts';
 
 /** In full with `npm run prove`. */
 const runs = process.env.KEYSTEAD_PROVE === 'full' ? 2_000 : 25;
@@ -14,7 +15,7 @@ const answerWithinMs = 1_000;
 
 let rest: RestFixture;
 let token: string;
-const connections = new Agent({ keepAlive: true });
+const agent = new Agent({ keepAlive: true });
 beforeAll(async () => {
   rest = await startRest();
   ({ token } = await rest.signIn());
@@ -24,60 +25,17 @@ beforeAll(async () => {
   };
 });
 afterAll(async () => {
-  connections.destroy();
+  agent.destroy();
   await rest.stop();
 });
 
-async function send({ method, target, headers, body }: DrawnRequest) {
-  const startedAtMs = performance.now();
-  const sent = request({
-    port: rest.port,
-    method,
-    path: target,
-    agent: connections,
-    headers: {
-      ...headers,
-      authorization: `Bearer ${token}`,
-      ...(body === undefined ? {} : { 'content-length': String(body.length) }),
-    },
-    // Whatever of it is wrong is for the server to say.
-    insecureHTTPParser: true,
-  });
-  sent.end(body);
-  const [answer] = (await once(sent, 'response')) as [IncomingMessage];
-  const chunks: Buffer[] = [];
-  for await (const chunk of answer) chunks.push(chunk as Buffer);
-  return {
-    status: answer.statusCode ?? 0,
-    headers: answer.headers,
-    text: Buffer.concat(chunks).toString(),
-    tookMs: performance.now() - startedAtMs,
-  };
-}
-
-function expectClear(
-  { status, headers, text, tookMs }: Awaited<ReturnType<typeof send>>,
-  what: string,
-) {
-  expect(status, what).toBeLessThan(500);
-  expect(tookMs, what).toBeLessThan(answerWithinMs);
-  if (status < 400) return;
-  expect(headers['content-type'], what).toMatch(/^application\/problem\+json/);
-  const parsed = problem.parse(JSON.parse(text));
-  expect(parsed.status, what).toBe(status);
-  expect(headers['x-request-id'], what).toBe(parsed.requestId);
-  expect(text, what).not.toMatch(/node_modules|\.ts:|\.js:|at \w+ \(/);
-  // A refusal of what was sent says what and where.
-  if (parsed.code === 'invalid_request' && headers.ratelimit !== undefined) {
-    expect(parsed.errors?.length, what).toBeGreaterThan(0);
-  }
-}
+const send = (drawn: DrawnRequest) => sendDrawn(drawn, { port: rest.port, token, agent });
 
 for (const operation of publicOperations.filter((each) => each !== streamEvents)) {
   test(`${operation.method} ${operation.path} answers clearly, whatever is sent`, async () => {
     await fc.assert(
       fc.asyncProperty(requestsOf(operation), async (drawn) => {
-        expectClear(await send(drawn), JSON.stringify(drawn));
+        expectClear(await send(drawn), JSON.stringify(drawn), answerWithinMs);
       }),
       { numRuns: runs },
     );
@@ -115,7 +73,7 @@ test('any target and any method get a clear answer', async () => {
         fc.pre(!target.startsWith('/v1/events'));
         const answer = await send({ method, target, headers: {}, body: undefined });
         if (method === 'HEAD') expect(answer.status).toBeLessThan(500);
-        else expectClear(answer, `${method} ${target}`);
+        else expectClear(answer, `${method} ${target}`, answerWithinMs);
       },
     ),
     { numRuns: 4 * runs },

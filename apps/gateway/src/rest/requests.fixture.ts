@@ -82,10 +82,14 @@ const naughtyValue: fc.Arbitrary<unknown> = fc.oneof(
   fc.array(fc.constant('x'), { minLength: 300, maxLength: 400 }),
 );
 
+/** Ids by their prefix, where a request should name something that is there. */
+export type KnownIds = ReadonlyMap<string, string>;
+const noIds: KnownIds = new Map();
+
 /** What a schema accepts, nearly always. */
-function accepted(schema: JsonSchema): fc.Arbitrary<unknown> {
+function accepted(schema: JsonSchema, known: KnownIds): fc.Arbitrary<unknown> {
   const choices = (schema.anyOf ?? schema.oneOf) as JsonSchema[] | undefined;
-  if (choices) return fc.oneof(...choices.map(accepted));
+  if (choices) return fc.oneof(...choices.map((choice) => accepted(choice, known)));
   if ('const' in schema) return fc.constant(schema.const);
   if (Array.isArray(schema.enum)) return fc.constantFrom(...(schema.enum as unknown[]));
   switch (schema.type) {
@@ -93,17 +97,20 @@ function accepted(schema: JsonSchema): fc.Arbitrary<unknown> {
       const properties = (schema.properties ?? {}) as Record<string, JsonSchema>;
       return fc.record(
         Object.fromEntries(
-          Object.entries(properties).map(([name, property]) => [name, accepted(property)]),
+          Object.entries(properties).map(([name, property]) => [name, accepted(property, known)]),
         ),
         { requiredKeys: (schema.required ?? []) as string[] },
       );
     }
     case 'array':
-      return fc.array(accepted((schema.items ?? {}) as JsonSchema), { minLength: 1, maxLength: 4 });
+      return fc.array(accepted((schema.items ?? {}) as JsonSchema, known), {
+        minLength: 1,
+        maxLength: 4,
+      });
     case 'string': {
       const pattern = String(schema.pattern ?? '');
       const prefix = /^\^([a-z]+)_/.exec(pattern)?.[1];
-      if (prefix) return fc.constant(`${prefix}_${id}`);
+      if (prefix) return fc.constant(known.get(prefix) ?? `${prefix}_${id}`);
       if (schema.format === 'date-time') return fc.constant('2026-11-21T07:01:19.419Z');
       if (schema.format === 'email') return fc.constant('ann@keystead.test');
       return fc.constantFrom('production', 'a-name-of-a-thing', 'ann@keystead.test');
@@ -152,10 +159,10 @@ function replaced(value: object, key: string, bad: unknown): unknown {
   return copy;
 }
 
-function bodyOf(operation: Operation): fc.Arbitrary<Buffer | undefined> {
+function bodyOf(operation: Operation, known: KnownIds): fc.Arbitrary<Buffer | undefined> {
   if (operation.method === 'GET') return fc.constant(undefined);
   const schema = z.toJSONSchema(operation.body, { io: 'input' }) as JsonSchema;
-  const good = accepted(schema);
+  const good = accepted(schema, known);
   const json = (value: unknown) => Buffer.from(JSON.stringify(value) ?? '');
   return fc.oneof(
     { weight: 3, arbitrary: good.map(json) },
@@ -191,12 +198,12 @@ const written = (text: string) =>
     },
   );
 
-function targetOf(operation: Operation): fc.Arbitrary<string> {
+function targetOf(operation: Operation, known: KnownIds): fc.Arbitrary<string> {
   const schema = z.toJSONSchema(operation.query, { io: 'input' }) as JsonSchema;
   const names = Object.keys((schema.properties ?? {}) as object);
   const parameters = z.toJSONSchema(operation.params, { io: 'input' }) as JsonSchema;
   const path = operation.path.includes('{')
-    ? accepted(parameters).chain((good) =>
+    ? accepted(parameters, known).chain((good) =>
         fc.oneof(
           { weight: 3, arbitrary: fc.constant((good as { id: string }).id) },
           { weight: 1, arbitrary: naughtyText.chain(written) },
@@ -261,11 +268,35 @@ function headersOf(operation: Operation): fc.Arbitrary<Record<string, string>> {
     );
 }
 
-export function requestsOf(operation: Operation): fc.Arbitrary<DrawnRequest> {
+export function requestsOf(
+  operation: Operation,
+  known: KnownIds = noIds,
+): fc.Arbitrary<DrawnRequest> {
   return fc.record({
     method: fc.constant(operation.method),
-    target: targetOf(operation),
+    target: targetOf(operation, known),
     headers: headersOf(operation),
-    body: bodyOf(operation),
+    body: bodyOf(operation, known),
   });
+}
+
+/** A request that the contract accepts, the same each time. */
+export function acceptedRequest(operation: Operation, known: KnownIds): DrawnRequest {
+  const of = (schema: z.ZodType) => {
+    const drawn = fc.sample(
+      accepted(z.toJSONSchema(schema, { io: 'input' }) as JsonSchema, known),
+      {
+        numRuns: 200,
+        seed: 1,
+      },
+    );
+    return drawn.find((value) => schema.safeParse(value).success);
+  };
+  const { id: named = '' } = of(operation.params) as { id?: string };
+  return {
+    method: operation.method,
+    target: operation.path.replace('{id}', named),
+    headers: { 'content-type': 'application/json', 'if-match': '*' },
+    body: operation.method === 'GET' ? undefined : Buffer.from(JSON.stringify(of(operation.body))),
+  };
 }
