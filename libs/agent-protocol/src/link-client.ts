@@ -13,6 +13,7 @@ import {
   Client,
   type ClientDuplexStream,
   Metadata,
+  status,
 } from '@grpc/grpc-js';
 import { limits } from '@keystead/contracts/limits';
 import type { EnrollRequest, EnrollResponse } from './generated/keystead/agent/v1/enrollment.ts';
@@ -218,7 +219,6 @@ export async function enroll(
 ): Promise<EnrollResponse> {
   const pinned = parseFingerprint(fingerprint);
   const root = await fetchPinnedRoot(endpoint, pinned, Math.min(timeoutMs, 10_000));
-  await verifyServer(endpoint, root, Math.min(timeoutMs, 10_000));
   const client = new Client(
     formatEndpoint(endpoint),
     new PinnedCredentials(endpoint, { root: new X509Certificate(root).toString() }),
@@ -240,12 +240,18 @@ export async function enroll(
       throw new ServerNotTrusted('fingerprint_mismatch', 'the server answered with another root');
     }
     return response;
+  } catch (error) {
+    // grpc-js has one word for every connection that did not come about.
+    if ((error as { code?: number }).code === status.UNAVAILABLE) {
+      await verifyServer(endpoint, root, Math.min(timeoutMs, 10_000));
+    }
+    throw error;
   } finally {
     client.close();
   }
 }
 
-/** A full TLS verification on a connection of its own, for the exact reason when it fails. */
+/** The same TLS verification on a connection of its own, for the exact reason when it fails. */
 function verifyServer(endpoint: Endpoint, root: Buffer, timeoutMs: number): Promise<void> {
   return new Promise((resolve, reject) => {
     const socket = connect({
