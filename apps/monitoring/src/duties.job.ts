@@ -61,6 +61,14 @@ export class Duties implements OnApplicationBootstrap {
         delete from monitoring.agent_event where (organization_id, id) in (
           select organization_id, id from monitoring.agent_event
           where received_at < clock_timestamp() - make_interval(days => ${limits.agentEventKeepDays}::int) limit 50000)`;
+      // Analytics has them for good; a few days stay for a recount.
+      await transaction.$executeRaw`
+        delete from monitoring.agent_hour h using (
+          select organization_id, agent_id, hour from monitoring.agent_hour
+          where hour < clock_timestamp() - interval '3 days'
+            and hour in (select hour from analytics.rolled_up_hour) limit 50000
+        ) old
+        where h.organization_id = old.organization_id and h.agent_id = old.agent_id and h.hour = old.hour`;
       await transaction.$executeRaw`
         delete from monitoring.agent_boot where last_seen_at < clock_timestamp() - interval '1 day'`;
     });

@@ -105,7 +105,7 @@ export class Watch {
       [
         organizationId,
         id,
-        `vault-${id.slice(-6)}`,
+        `vault-${id.slice(-12)}`,
         facts.tags ?? [],
         facts.offlineAfterSeconds ?? null,
       ],
@@ -118,7 +118,7 @@ export class Watch {
     await this.owner.query(
       `insert into registry.agent (organization_id, id, vault_id, name, serial_number, not_before, expires_at)
        values ($1, $2, $3, $4, $5, now(), now() + interval '7 days')`,
-      [organizationId, agentId, vaultId, `agent-${agentId.slice(-6)}`, agentId],
+      [organizationId, agentId, vaultId, `agent-${agentId.slice(-12)}`, agentId],
     );
     return { organizationId, vaultId, agentId, bootId: newUuid(), sequence: 0 };
   }

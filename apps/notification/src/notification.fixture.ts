@@ -231,7 +231,7 @@ export async function raise(
         .map(({ vaultId, vaultName, tags }) => ({
           organizationId,
           id: vaultId,
-          name: vaultName ?? `vault-${vaultId.slice(-6)}`,
+          name: vaultName ?? `vault-${vaultId.slice(-12)}`,
           tags: tags ?? [],
         })),
     });

@@ -176,11 +176,14 @@ export class Dispatcher {
         unnest(${organizations}::uuid[], ${ids}::uuid[]) as k(organization_id, id)
       where t.organization_id = k.organization_id and t.delivery_id = k.id
         and a.organization_id = t.organization_id and a.id = t.alert_id
-        and a.superseded_by_id is not null
-        and exists (
-          select 1 from notification.delivery_alert wider
-          where wider.organization_id = t.organization_id and wider.channel_id = t.channel_id
-            and wider.alert_id = a.superseded_by_id
+        and (
+          exists (
+            select 1 from notification.delivery_alert wider
+            where wider.organization_id = t.organization_id and wider.channel_id = t.channel_id
+              and wider.alert_id = a.superseded_by_id
+          )
+          -- A restart: what was stopped runs again before anybody was told.
+          or (a.kind = 'vault.stopped' and a.status = 'resolved')
         )`;
   }
 
