@@ -1,5 +1,5 @@
 /** How the tools talk to people: colour where it helps and only where it is wanted, durations, steps. */
-import { spawn } from 'node:child_process';
+import { type ChildProcess, spawn } from 'node:child_process';
 import { join } from 'node:path';
 
 export const root = join(import.meta.dirname, '..');
@@ -53,7 +53,8 @@ export interface Outcome {
   readonly output: string;
 }
 
-const children = new Set<import('node:child_process').ChildProcess>();
+const children = new Set<ChildProcess>();
+let isEnding = false;
 
 /** Runs a program of this repository to its end; `show` passes its output through as it comes. */
 export function run(
@@ -61,6 +62,8 @@ export function run(
   args: readonly string[],
   options: { show?: boolean; env?: NodeJS.ProcessEnv; cwd?: string } = {},
 ): Promise<Outcome> {
+  // Nothing new begins while this ends, and who waits for it waits until the end.
+  if (isEnding) return new Promise(() => undefined);
   return new Promise((resolve) => {
     const child = spawn(program, args, {
       cwd: options.cwd ?? root,
@@ -86,11 +89,6 @@ export function run(
   });
 }
 
-/** Ends whatever `run` has under way. */
-export function endRunning(): void {
-  for (const child of children) child.kill('SIGTERM');
-}
-
 /** A program that a package brings, run on our own Node. */
 export function runPackage(
   script: string,
@@ -106,7 +104,7 @@ export function fail(error: unknown): never {
   process.exit(1);
 }
 
-/** For tools that only run others: a signal ends those and then this one. */
+/** For tools that only run others: a signal ends those, and when they are gone, this one. */
 export function endOnSignal(): void {
   for (const [signal, code] of [
     ['SIGINT', 130],
@@ -114,9 +112,19 @@ export function endOnSignal(): void {
     ['SIGHUP', 129],
   ] as const) {
     process.on(signal, () => {
-      endRunning();
-      setTimeout(() => process.exit(code), 3_000).unref();
-      process.exitCode = code;
+      if (isEnding) return;
+      isEnding = true;
+      for (const child of children) child.kill('SIGTERM');
+      const force = setTimeout(() => {
+        for (const child of children) child.kill('SIGKILL');
+        process.exit(code);
+      }, 4_000);
+      const poll = setInterval(() => {
+        if (children.size > 0) return;
+        clearInterval(poll);
+        clearTimeout(force);
+        process.exit(code);
+      }, 50);
     });
   }
 }
