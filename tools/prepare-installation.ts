@@ -122,7 +122,7 @@ export function prepareInstallation(
     return text.trim();
   }
 
-  mkdirSync(folder, { recursive: true });
+  mkdirSync(folder, { recursive: true, mode: 0o700 });
   const passwordOf = (name: string) =>
     secret(`passwords/${name}`, makePassword, weaknessOfPassword);
   const installationKey = secret('installation.key', makeKey, weaknessOfKey);
