@@ -27,7 +27,7 @@ export interface WatchedAgent {
 export class Watch {
   readonly databaseUrls: TestDatabase;
   readonly database: Database;
-  readonly owner: pg.Client;
+  readonly client: pg.Client;
   readonly gatewayId = newUuid();
   readonly desk = new AlertDesk();
   readonly ticks: GatewayTicks;
@@ -37,9 +37,9 @@ export class Watch {
   readonly signals: AgentSignals;
   #batch = 0;
 
-  private constructor(urls: TestDatabase, owner: pg.Client) {
+  private constructor(urls: TestDatabase, client: pg.Client) {
     this.databaseUrls = urls;
-    this.owner = owner;
+    this.client = client;
     this.database = new Database({ serviceUrl: urls.serviceUrl, acrossUrl: urls.acrossUrl });
     // Every nudge is lost: what is tested must not depend on one.
     const bus = { nudge: () => {} } as unknown as Bus;
@@ -63,14 +63,14 @@ export class Watch {
 
   static async open(): Promise<Watch> {
     const urls = await createTestDatabase();
-    const owner = new pg.Client({ connectionString: urls.ownerUrl });
-    await owner.connect();
-    return new Watch(urls, owner);
+    const client = new pg.Client({ connectionString: urls.acrossUrl });
+    await client.connect();
+    return new Watch(urls, client);
   }
 
   async close(): Promise<void> {
     await this.database.close();
-    await this.owner.end();
+    await this.client.end();
     await this.databaseUrls.drop();
   }
 
@@ -88,7 +88,7 @@ export class Watch {
 
   async organization(offlineAfterSeconds: number | null = null): Promise<string> {
     const id = newUuid();
-    await this.owner.query(
+    await this.client.query(
       'insert into auth.organization (organization_id, name, offline_after_seconds) values ($1, $2, $3)',
       [id, 'test', offlineAfterSeconds],
     );
@@ -100,7 +100,7 @@ export class Watch {
     facts: { tags?: string[]; offlineAfterSeconds?: number } = {},
   ): Promise<string> {
     const id = newUuid();
-    await this.owner.query(
+    await this.client.query(
       'insert into registry.vault (organization_id, id, name, tags, offline_after_seconds) values ($1, $2, $3, $4, $5)',
       [
         organizationId,
@@ -115,7 +115,7 @@ export class Watch {
 
   async agent(organizationId: string, vaultId: string): Promise<WatchedAgent> {
     const agentId = newUuid();
-    await this.owner.query(
+    await this.client.query(
       `insert into registry.agent (organization_id, id, vault_id, name, serial_number, not_before, expires_at)
        values ($1, $2, $3, $4, $5, now(), now() + interval '7 days')`,
       [organizationId, agentId, vaultId, `agent-${agentId.slice(-12)}`, agentId],
@@ -161,13 +161,13 @@ export class Watch {
   /** Lets time pass for these agents: what the database saw of them is that much older. */
   async age(seconds: number, ...agents: WatchedAgent[]): Promise<void> {
     const ids = agents.map((agent) => agent.agentId);
-    await this.owner.query(
+    await this.client.query(
       `update monitoring.agent_liveness set last_seen_at = last_seen_at - make_interval(secs => $1),
          status_since = status_since - make_interval(secs => $1),
          counts_from = counts_from - make_interval(secs => $1) where agent_id = any($2)`,
       [seconds, ids],
     );
-    await this.owner.query(
+    await this.client.query(
       'update monitoring.agent_due set due_at = due_at - make_interval(secs => $1) where agent_id = any($2)',
       [seconds, ids],
     );
@@ -208,6 +208,6 @@ export class Watch {
 
   // biome-ignore lint/suspicious/noExplicitAny: rows of any table
   async rows(text: string, ...values: unknown[]): Promise<any[]> {
-    return (await this.owner.query(text, values)).rows;
+    return (await this.client.query(text, values)).rows;
   }
 }

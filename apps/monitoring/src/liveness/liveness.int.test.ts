@@ -160,7 +160,7 @@ describe('our own failure', () => {
     const fleet = await watch.fleet(3);
     const hours = 4;
     await watch.age(hours * 3_600, ...fleet);
-    await watch.owner.query(
+    await watch.client.query(
       'update monitoring.gateway set last_tick_at = last_tick_at - make_interval(hours => $1)',
       [hours],
     );
@@ -181,7 +181,7 @@ describe('our own failure', () => {
     );
     expect(owed.payload.gatewayId).toBe(watch.gatewayId);
     // And still: silence that goes on after that is told.
-    await watch.owner.query(
+    await watch.client.query(
       `update monitoring.deafness set started_at = started_at - interval '400 s', ended_at = ended_at - interval '400 s'`,
     );
     await watch.age(400, ...fleet);
@@ -200,7 +200,7 @@ describe('thresholds', () => {
       ['a', 50],
       ['b', 60],
     ]) {
-      await watch.owner.query(
+      await watch.client.query(
         'insert into monitoring.threshold_rule (organization_id, id, tag, offline_after_seconds) values ($1, $2, $3, $4)',
         [organization, newUuid(), tag, seconds],
       );
@@ -230,7 +230,7 @@ describe('thresholds', () => {
     const [agent] = await watch.fleet(1);
     if (!agent) throw new Error('no agent');
     await watch.age(25, agent);
-    await watch.owner.query('update registry.vault set offline_after_seconds = 15 where id = $1', [
+    await watch.client.query('update registry.vault set offline_after_seconds = 15 where id = $1', [
       agent.vaultId,
     ]);
     await watch.keeper.reconcile(agent.organizationId);
@@ -264,7 +264,7 @@ describe('goodbye and revocation', () => {
     const [agent] = await watch.fleet(1);
     if (!agent) throw new Error('no agent');
     await watch.signals.record({ goodbyes: [agent], supersessions: [] });
-    await watch.owner.query(
+    await watch.client.query(
       `update registry.vault set maintenance_until = now() + interval '2 hours' where id = $1`,
       [agent.vaultId],
     );
@@ -288,7 +288,7 @@ describe('goodbye and revocation', () => {
     if (!agent) throw new Error('no agent');
     await watch.age(271, agent);
     await watch.sweep.run();
-    await watch.owner.query('update registry.agent set revoked_at = now() where id = $1', [
+    await watch.client.query('update registry.agent set revoked_at = now() where id = $1', [
       agent.agentId,
     ]);
     await watch.keeper.reconcile();
@@ -331,7 +331,7 @@ describe('counting', () => {
     );
     expect(rows.map((row) => row.beats)).toEqual([6, 6]);
     const [agent] = fleet;
-    await watch.owner.query(
+    await watch.client.query(
       `update monitoring.agent_liveness set hour = hour - interval '1 hour' where agent_id = $1`,
       [agent?.agentId],
     );
