@@ -13,9 +13,9 @@ import type { RunningServer } from './running-server.ts';
 const run = promisify(execFile);
 
 export const images = {
-  PostgreSQL: 'postgres:18-alpine',
-  Redis: 'redis:8-alpine',
-  NATS: 'nats:2-alpine',
+  PostgreSQL: 'postgres:18.4-alpine',
+  Redis: 'redis:8.4.0-alpine',
+  NATS: 'nats:2.12.2-alpine',
 } as const;
 
 let answer: Promise<boolean> | undefined;
