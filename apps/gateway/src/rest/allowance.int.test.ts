@@ -92,6 +92,14 @@ test('named origins may call from a browser, others not', async () => {
   expect(answer.headers.get('access-control-allow-credentials')).toBeNull();
 });
 
+test('a wrong path and a wrong method are told apart also where browsers may call', async () => {
+  expect((await fetch(`${rest.url}/v1/nothing`)).status).toBe(404);
+  const wrong = await fetch(`${rest.url}/v1/vaults`, { method: 'PUT' });
+  expect(wrong.status).toBe(405);
+  expect(wrong.headers.get('allow')).toBe('GET, HEAD, POST');
+  expect((await fetch(`${rest.url}/v1/vaults`, { method: 'OPTIONS' })).status).toBe(204);
+});
+
 test('browsers are told to stay with https where the public address is https', async () => {
   const answer = await fetch(`${rest.url}/healthz`);
   expect(answer.headers.get('strict-transport-security')).toContain('max-age=');

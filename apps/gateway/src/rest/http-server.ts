@@ -80,6 +80,8 @@ export function createHttpServer(options: HttpServerOptions): HttpServer {
   server.decorateRequest('user', null as never);
   readBodiesAsBytes(server);
   server.addHook('onRoute', ({ method, url }) => {
+    // The preflight of browsers is answered everywhere, and offers nothing.
+    if (url === '*') return;
     options.routes.add(Array.isArray(method) ? method : [method], url);
   });
   let underWay = 0;
@@ -134,6 +136,7 @@ export function createHttpServer(options: HttpServerOptions): HttpServer {
         'X-Request-Id',
       ],
       maxAge: 600,
+      strictPreflight: false,
     });
   }
   return {

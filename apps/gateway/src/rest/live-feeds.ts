@@ -39,6 +39,7 @@ export class LiveFeeds {
   readonly #bus: Pick<Bus, 'call'>;
   readonly #feeds = new Map<string, Feed>();
   readonly #onError: (error: unknown) => void;
+  #failing = false;
 
   constructor(bus: Pick<Bus, 'call'>, onError: (error: unknown) => void) {
     this.#bus = bus;
@@ -130,8 +131,11 @@ export class LiveFeeds {
       let more = false;
       try {
         more = await this.#tell(feed);
+        this.#failing = false;
       } catch (error) {
-        this.#onError(error);
+        // Said once for each spell: every feed comes here each second while monitoring is away.
+        if (!this.#failing) this.#onError(error);
+        this.#failing = true;
       }
       if (!more && !feed.woken) await this.#pause(feed);
     }
