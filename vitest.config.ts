@@ -10,6 +10,10 @@ const shared = {
 const sources = '{libs,apps,tools,bench}';
 const ignored = ['**/node_modules/**', '**/dist/**', '**/generated/**'];
 
+// A proof in full takes the time it takes.
+const isProof = process.env.KEYSTEAD_PROVE === 'full';
+const atMost = (ms: number) => (isProof ? 4 * 3_600_000 : ms);
+
 export default defineConfig({
   ...shared,
   test: {
@@ -20,7 +24,7 @@ export default defineConfig({
           name: 'unit',
           include: [`${sources}/**/*.test.ts`],
           exclude: [...ignored, '**/*.int.test.ts', '**/*.e2e.test.ts'],
-          testTimeout: 10_000,
+          testTimeout: atMost(10_000),
         },
       },
       {
@@ -30,7 +34,7 @@ export default defineConfig({
           include: [`${sources}/**/*.int.test.ts`],
           exclude: ignored,
           globalSetup: ['libs/test-control-plane/src/vitest-setup.ts'],
-          testTimeout: 60_000,
+          testTimeout: atMost(60_000),
           hookTimeout: 120_000,
         },
       },
@@ -41,7 +45,7 @@ export default defineConfig({
           include: [`${sources}/**/*.e2e.test.ts`],
           exclude: ignored,
           globalSetup: ['libs/test-control-plane/src/vitest-setup.ts'],
-          testTimeout: 240_000,
+          testTimeout: atMost(240_000),
           hookTimeout: 240_000,
           // Each file boots seven services: two at once would make the clock lie on two cores.
           fileParallelism: false,

@@ -201,7 +201,7 @@ async function untilOnline(api: Api, count: number): Promise<void> {
     if (items.filter(({ status }) => status === 'online').length >= count) return;
     await new Promise((resolve) => setTimeout(resolve, 200));
   }
-  say(yellow('! not every agent is online yet; their logs are in .keystead/agents'));
+  say(yellow('! not every agent is online yet; each has an agent.log beside its vault.yaml'));
 }
 
 function onAgentGone(name: string, how: string, installation: Installation): void {

@@ -12,7 +12,7 @@ import {
   statSync,
   writeFileSync,
 } from 'node:fs';
-import { join } from 'node:path';
+import { join, resolve } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { busRights } from '@keystead/messaging/bus-rights';
 import { Inbox } from '@keystead/test-control-plane/inbox/inbox';
@@ -61,7 +61,7 @@ const restartsAtMost = 5;
 const restartsWithinMs = 5 * 60_000;
 
 export class Installation {
-  readonly stateDir = join(root, '.keystead');
+  readonly stateDir = resolve(setting('KEYSTEAD_STATE_DIR', join(root, '.keystead')));
   readonly services = new Map<ServiceName, ServiceProcess>();
   #ports: Ports | undefined;
   #inbox: Inbox | undefined;

@@ -9,11 +9,10 @@ import { endOnSignal, fail } from './terminal.ts';
 endOnSignal();
 await build().catch(fail);
 const tally = new Tally();
-const hoursMs = String(4 * 3_600_000);
 for (const project of ['unit', 'int', 'e2e']) {
   await tally.tests(
     `Proofs in full: ${project}`,
-    ['--project', project, '--testTimeout', hoursMs, ...process.argv.slice(2)],
+    ['--project', project, ...process.argv.slice(2)],
     { KEYSTEAD_PROVE: 'full' },
   );
 }

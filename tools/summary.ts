@@ -1,7 +1,8 @@
 /** What people read once everything runs. */
+import { join, relative } from 'node:path';
 import { type Demo, offlineAfterSeconds } from './demo.ts';
 import type { Installation } from './installation.ts';
-import { bold, cyan, dim, green, seconds } from './terminal.ts';
+import { bold, cyan, dim, green, root, seconds } from './terminal.ts';
 
 export function summary(
   installation: Installation,
@@ -18,7 +19,7 @@ export function summary(
       ['Docs', cyan(`${apiUrl}/docs`), ''],
       ['Inbox', cyan(inboxUrl), 'mail, Slack messages and webhooks arrive here'],
       ['Agents dial', agentEndpoint, ''],
-      ['Logs', '.keystead/logs', ''],
+      ['Logs', relative(root, join(installation.stateDir, 'logs')), ''],
     ]),
     '',
   ];
