@@ -1,6 +1,5 @@
 import { AccessModule } from '@keystead/access/access.module';
 import { Database } from '@keystead/database/database';
-import { Jobs } from '@keystead/messaging/jobs';
 import type { Logger } from '@keystead/service-runtime/log';
 import { MessagingModule } from '@keystead/service-runtime/messaging.module';
 import { type DynamicModule, type INestMicroservice, Module } from '@nestjs/common';
@@ -63,5 +62,4 @@ export class MonitoringModule {
 
 export const checks = (app: INestMicroservice) => [
   { name: 'postgresql', run: () => app.get(Database, { strict: false }).ping() },
-  { name: 'redis', run: () => app.get(Jobs, { strict: false }).ping() },
 ];

@@ -144,6 +144,9 @@ export class BusInterceptor implements NestInterceptor {
   }
 }
 
+/** What says that something of ours is wrong, rather than the request. */
+const worthLogging = new Set<string>(['internal', 'unauthenticated', 'unavailable']);
+
 @Catch()
 @Injectable()
 export class BusErrorFilter implements ExceptionFilter {
@@ -156,7 +159,7 @@ export class BusErrorFilter implements ExceptionFilter {
   catch(error: unknown, host: ArgumentsHost): Observable<unknown> {
     const wire = toWireError(error);
     const subject = host.switchToRpc().getContext<NatsContext>().getSubject();
-    if (wire.code === 'internal' || wire.code === 'unauthenticated') this.#log(error, subject);
+    if (worthLogging.has(wire.code)) this.#log(error, subject);
     return of({ error: wire });
   }
 }

@@ -351,11 +351,11 @@ test('a link from a mail leads to a page that changes nothing by being opened', 
   expect({ asked, status: confirmed.status }).toEqual({ asked: 1, status: 200 });
 });
 
-test('ready means that PostgreSQL, Redis and NATS answer', async () => {
+test('ready means that PostgreSQL and NATS answer', async () => {
   const { status, body } = await send('GET', '/readyz');
   expect({ status, parts: body.parts }).toEqual({
     status: 200,
-    parts: { postgresql: 'up', redis: 'up', nats: 'up' },
+    parts: { postgresql: 'up', nats: 'up' },
   });
   expect((await send('GET', '/healthz')).status).toBe(200);
 });

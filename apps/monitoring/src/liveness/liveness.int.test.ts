@@ -1,4 +1,5 @@
 import { newUuid } from '@keystead/contracts/ids';
+import { limits } from '@keystead/contracts/limits';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { Watch } from '../monitoring.fixture.ts';
 
@@ -187,6 +188,41 @@ describe('our own failure', () => {
     await watch.age(400, ...fleet);
     await watch.sweep.run();
     for (const agent of fleet) expect(await watch.status(agent)).toBe('offline');
+  });
+});
+
+describe('the clock of the database', () => {
+  it('steps forward: that looks like deafness, and nobody is called offline for it', async () => {
+    const fleet = await watch.fleet(2);
+    await watch.age(3_600, ...fleet);
+    await watch.client.query(
+      `update monitoring.gateway set last_tick_at = clock_timestamp() - interval '1 hour'`,
+    );
+    await watch.sweep.run();
+    await watch.beat(...fleet);
+    for (const agent of fleet) expect(await watch.status(agent)).toBe('online');
+    for (const agent of fleet) expect(await watch.outages(agent)).toEqual([]);
+  });
+
+  it('steps back: what was seen goes back with it, and silence is not hidden for an hour', async () => {
+    const [agent] = await watch.fleet(1);
+    if (!agent) throw new Error('no agent');
+    await watch.age(-3_600, agent);
+    await watch.client.query(
+      `update monitoring.gateway set last_tick_at = clock_timestamp() + interval '1 hour'`,
+    );
+    await new Promise((resolve) => setTimeout(resolve, limits.gatewayTickMs));
+    await watch.beatAgain();
+    const [row] = await watch.rows(
+      `select extract(epoch from clock_timestamp() - last_seen_at)::float8 as seconds
+       from monitoring.agent_liveness where agent_id = $1`,
+      agent.agentId,
+    );
+    expect(row.seconds).toBeGreaterThanOrEqual(0);
+    expect(row.seconds).toBeLessThan(60);
+    await watch.age(271, agent);
+    await watch.sweep.run();
+    expect(await watch.status(agent)).toBe('offline');
   });
 });
 
