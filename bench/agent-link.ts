@@ -133,8 +133,10 @@ async function measureEcho(): Promise<Measured> {
   const sentMs = new Float64Array(streams);
   const times: number[] = [];
   const startedMs = performance.now();
-  const sessions = identities.map(
-    ({ certificateChain, privateKey }, index) =>
+  const sessions: RawSession[] = [];
+  let running = false;
+  for (const [index, { certificateChain, privateKey }] of identities.entries()) {
+    sessions.push(
       new RawSession({
         host: '127.0.0.1',
         port: server.port,
@@ -151,11 +153,15 @@ async function measureEcho(): Promise<Measured> {
             sessions[index]?.send(sample);
           }
         },
-        onEnd: () => {},
+        onEnd: () => {
+          if (open < streams) throw new Error('the echo lost a connection while it was set up');
+        },
       }),
-  );
-  let running = false;
-  for (const session of sessions) session.send(sample);
+    );
+    sessions[index]?.send(sample);
+    // A bare listener drops what its backlog cannot hold.
+    while (sessions.length - open >= 200) await pause(1);
+  }
   while (open < streams) await pause(5);
   const connectMs = performance.now() - startedMs;
   await pause(500);
