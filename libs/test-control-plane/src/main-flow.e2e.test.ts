@@ -111,6 +111,34 @@ describe('what happens to us', () => {
     expect(items).toHaveLength(1);
   });
 
+  test('keeps no agent out: the registry is gone while one connects again', async () => {
+    const told = north.received().length;
+    await controlPlane.services['vault-registry'].kill();
+    await payments.kill();
+    payments.start();
+    const seen = async () => {
+      const { rows } = await database.query<{ name: string; status: string }>(
+        `select a.name, l.status from registry.agent a
+         join monitoring.agent_liveness l on l.agent_id = a.id
+         where a.name in ('payments-1', 'reports-1') and l.last_seen_at > $1 order by 1`,
+        [since],
+      );
+      return rows.map(({ name, status }) => `${name} ${status}`);
+    };
+    const database = new pg.Client({ connectionString: controlPlane.databases.acrossUrl });
+    await database.connect();
+    const since = new Date();
+    try {
+      await expect
+        .poll(seen, { timeout: 60_000 })
+        .toEqual(['payments-1 online', 'reports-1 online']);
+    } finally {
+      await database.end();
+      await controlPlane.services['vault-registry'].start();
+    }
+    expect(north.received().length).toBe(told);
+  });
+
   test('NATS stopped does not keep a revoked certificate on its stream', async () => {
     const own = await controlPlane.startAgent(south.api, { name: 'south-2', vault: 'south' });
     await expect

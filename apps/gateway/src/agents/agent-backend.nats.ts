@@ -9,6 +9,8 @@ import {
   recordBeats,
   renewCertificate,
 } from '@keystead/contracts/agent-link';
+import { ServiceError } from '@keystead/contracts/errors';
+import { limits } from '@keystead/contracts/limits';
 import type { Database } from '@keystead/database/database';
 import type { Bus } from '@keystead/messaging/bus';
 import type { AgentBackend, Revocation } from './agent-backend.ts';
@@ -42,8 +44,57 @@ export class NatsAgentBackend implements AgentBackend {
 
   enroll: AgentBackend['enroll'] = (request) => this.#bus.call(enrollAgent, ctx, request);
 
-  admit: AgentBackend['admit'] = async (identities) =>
-    (await this.#bus.call(admitAgent, ctx, { identities })).results;
+  admit: AgentBackend['admit'] = async (identities) => {
+    try {
+      return (await this.#bus.call(admitAgent, ctx, { identities })).results;
+    } catch (error) {
+      if (!(error instanceof ServiceError) || error.code !== 'unavailable') throw error;
+      return this.#admitKnown(identities);
+    }
+  };
+
+  /**
+   * The registry does not answer, which is no reason to take living agents for silent: its rows
+   * say the same. The pace is the one monitoring keeps, and the next answered beat corrects it.
+   */
+  async #admitKnown(identities: Parameters<AgentBackend['admit']>[0]) {
+    const rows = await this.#database.acrossTenants(
+      'admit-agents',
+      (transaction) => transaction.$queryRaw<
+        { agent_id: string; serial_number: string; vault_id: string; interval_ms: number }[]
+      >`
+        select c.agent_id, c.serial_number, a.vault_id,
+          coalesce(l.interval_ms, ${limits.heartbeatIntervalMinMs}::int) as interval_ms
+        from unnest(
+          ${identities.map(({ organizationId }) => organizationId)}::uuid[],
+          ${identities.map(({ agentId }) => agentId)}::uuid[],
+          ${identities.map(({ serialNumber }) => serialNumber)}::text[]
+        ) as i (organization_id, agent_id, serial_number)
+        join registry.certificate c
+          on c.organization_id = i.organization_id and c.serial_number = i.serial_number
+          and c.agent_id = i.agent_id
+          and c.revoked_at is null and c.expires_at > clock_timestamp()
+        join registry.agent a
+          on a.organization_id = i.organization_id and a.id = i.agent_id
+          and a.revoked_at is null and a.deleted_at is null
+        join registry.vault v
+          on v.organization_id = a.organization_id and v.id = a.vault_id and v.deleted_at is null
+        left join monitoring.agent_liveness l
+          on l.organization_id = a.organization_id and l.agent_id = a.id`,
+    );
+    const admitted = new Map(rows.map((row) => [`${row.agent_id}/${row.serial_number}`, row]));
+    return identities.map(({ agentId, serialNumber }) => {
+      const row = admitted.get(`${agentId}/${serialNumber}`);
+      return row
+        ? {
+            outcome: 'admitted' as const,
+            vaultId: row.vault_id,
+            intervalMs: row.interval_ms,
+            assignedPolicySetVersion: null,
+          }
+        : { outcome: 'refused' as const };
+    });
+  }
 
   beats: AgentBackend['beats'] = async ({ number, beats }) =>
     (await this.#bus.call(recordBeats, ctx, { gatewayId: this.#gatewayId, number, beats })).results;
