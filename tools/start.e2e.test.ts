@@ -3,6 +3,7 @@ import { existsSync, mkdtempSync, readFileSync, realpathSync, rmSync } from 'nod
 import { createServer, type Server } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
 import type { InboxMessage } from '@keystead/test-control-plane/inbox/message';
 import { afterAll, describe, expect, test } from 'vitest';
 
@@ -102,6 +103,9 @@ afterAll(async () => {
   const data = join(stateDir, 'postgresql');
   if (existsSync(data)) {
     const real = realpathSync(data);
+    // The guard ends what the last test has left; until then the server writes into its folder.
+    const deadline = Date.now() + 15_000;
+    while (existsSync(join(real, 'postmaster.pid')) && Date.now() < deadline) await delay(100);
     rmSync(real, { recursive: true, force: true });
     rmSync(`${real}.of`, { force: true });
   }
