@@ -5,6 +5,7 @@
  *
  *   npm run bench -- ingest [--streams 500] [--seconds 5] [--rounds 3]
  */
+import { readdirSync, readFileSync } from 'node:fs';
 import { EchoFloor, pause } from './fleet/echo-floor.ts';
 import { startEnrolledFleet } from './fleet/enrolled-fleet.ts';
 import { argument, calibrate, finish, median, printTable, round } from './report.ts';
@@ -13,8 +14,36 @@ const streams = argument('streams', 500);
 const seconds = argument('seconds', 5);
 const rounds = argument('rounds', 3);
 
+/** Processor time of a process and its children so far, in ms (a tick of the clock is 10 ms). */
+function cpuMs(pid: number | undefined): number {
+  let total = 0;
+  for (const entry of readdirSync('/proc')) {
+    if (!/^\d+$/.test(entry)) continue;
+    try {
+      const text = readFileSync(`/proc/${entry}/stat`, 'utf8');
+      const fields = text.slice(text.lastIndexOf(')') + 2).split(' ');
+      // The fleet is the parent of all the others, and counts for itself alone.
+      const child = Number(fields[1]) === pid && pid !== process.pid;
+      if (Number(entry) !== pid && !child) continue;
+      total += (Number(fields[11]) + Number(fields[12])) * 10;
+    } catch {
+      // It ended while we looked.
+    }
+  }
+  return total;
+}
+
 const floor = await EchoFloor.prepare(streams);
 const enrolled = await startEnrolledFleet(streams, Math.ceil(streams / 2));
+const { services, infrastructure } = enrolled.controlPlane;
+const parts = {
+  fleet: () => process.pid,
+  gateway: () => services.gateway.pid,
+  nats: () => infrastructure.nats.pid(),
+  monitoring: () => services.monitoring.pid,
+  postgresql: () => infrastructure.postgresql.pid(),
+};
+const cpu: Record<string, number>[] = [];
 const ours: { perSecond: number; p50Ms: number; p95Ms: number; p99Ms: number }[] = [];
 const echoes: Awaited<ReturnType<EchoFloor['measure']>>[] = [];
 for (let index = 0; index < rounds; index += 1) {
@@ -24,9 +53,19 @@ for (let index = 0; index < rounds; index += 1) {
   fleet.options.beats = 'closed';
   fleet.latencies.clear();
   const before = fleet.counters.beatsRecorded;
+  const usedBefore = Object.values(parts).map((pid) => cpuMs(pid()));
   const fromMs = performance.now();
   for (const agent of fleet.agents) agent.beat();
   await pause(seconds * 1_000);
+  const beats = fleet.counters.beatsRecorded - before;
+  cpu.push(
+    Object.fromEntries(
+      Object.entries(parts).map(([name, pid], part) => [
+        `${name} ms/1000`,
+        round(((cpuMs(pid()) - (usedBefore[part] ?? 0)) / beats) * 1_000),
+      ]),
+    ),
+  );
   const perSecond =
     ((fleet.counters.beatsRecorded - before) / (performance.now() - fromMs)) * 1_000;
   ours.push({ perSecond, ...fleet.latencies.read() });
@@ -45,6 +84,8 @@ printTable(
     ratio: round(each.perSecond / (echoes[index]?.perSecond ?? 1)),
   })),
 );
+console.log('\nprocessor time of each part for a thousand beats');
+printTable(cpu.map((each, index) => ({ round: index + 1, ...each })));
 const perSecond = median(ours.map((each) => each.perSecond));
 const echo = median(echoes.map((each) => each.perSecond));
 finish({

@@ -91,7 +91,8 @@ export class GatewayTicks {
         const silence = silenceOfGateway(gateway, gateways, recorded, now);
         if (silence?.state !== 'ended') continue;
         ended += 1;
-        await this.#recordDeafness(transaction, { gatewayId: gateway.id, ...silence });
+        const spell = { gatewayId: gateway.id, ...silence };
+        await this.#recordDeafness(transaction, spell, gateway.drainedAt === null);
         await transaction.gateway.update({
           where: { id: gateway.id },
           data: { goneAt: new Date(now) },
@@ -131,14 +132,15 @@ export class GatewayTicks {
     };
   }
 
-  async #recordDeafness(transaction: Transaction, row: DeafnessRow): Promise<void> {
+  /** @param tell whether operators want to know: not of a gateway that stopped in order */
+  async #recordDeafness(transaction: Transaction, row: DeafnessRow, tell = true): Promise<void> {
     const startedAt = new Date(row.startedAt);
     const endedAt = new Date(row.endedAt);
     const { count } = await transaction.deafness.createMany({
       data: { id: newUuid(), gatewayId: row.gatewayId, startedAt, endedAt },
       skipDuplicates: true,
     });
-    if (count === 0 || row.endedAt - row.startedAt < worthTellingMs) return;
+    if (count === 0 || !tell || row.endedAt - row.startedAt < worthTellingMs) return;
     await enqueue(transaction, null, 'installation.deaf', {
       gatewayId: row.gatewayId,
       startedAt: startedAt.toISOString(),
