@@ -17,6 +17,8 @@ const atMost = (ms: number) => (isProof ? 4 * 3_600_000 : ms);
 export default defineConfig({
   ...shared,
   test: {
+    // More than the two cores: most of what is tested waits for a timer or a server.
+    maxWorkers: 3,
     projects: [
       {
         ...shared,
