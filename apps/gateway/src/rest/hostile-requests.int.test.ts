@@ -43,6 +43,14 @@ for (const operation of publicOperations.filter((each) => each !== streamEvents)
   });
 }
 
+test('a target that is no path is refused like any other', async () => {
+  for (const method of ['GET', 'POST', 'DELETE']) {
+    const answer = await send({ method, target: '*', headers: {}, body: undefined });
+    expectClear(answer, `${method} *`, answerWithinMs);
+    expect(answer.status).toBe(404);
+  }
+});
+
 test('any target and any method get a clear answer', async () => {
   await fc.assert(
     fc.asyncProperty(

@@ -11,7 +11,7 @@ import { newUuid } from '@keystead/contracts/ids';
 import { limits } from '@keystead/contracts/limits';
 import { FastifyAdapter } from '@nestjs/platform-fastify';
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
-import { asServiceError, problemAnswer } from './problem.ts';
+import { asServiceError, headersOfEarlyAnswers, problemAnswer } from './problem.ts';
 import type { RequestMetrics } from './request-metrics.ts';
 import { readRequestId } from './request-text.ts';
 import type { RouteTable } from './route-table.ts';
@@ -165,14 +165,6 @@ function readBodiesAsBytes(server: FastifyInstance): void {
       );
     } else done(null, body);
   });
-}
-
-function headersOfEarlyAnswers(requestId: string) {
-  return {
-    'x-request-id': requestId,
-    'x-content-type-options': 'nosniff',
-    'content-security-policy': "default-src 'none';frame-ancestors 'none'",
-  };
 }
 
 const statusOfClientError: Record<string, ConstructorParameters<typeof ServiceError>> = {

@@ -2,7 +2,7 @@ import { ServiceError } from '@keystead/contracts/errors';
 import type { Logger } from '@keystead/service-runtime/log';
 import { type ArgumentsHost, Catch, type ExceptionFilter, NotFoundException } from '@nestjs/common';
 import type { FastifyReply, FastifyRequest } from 'fastify';
-import { asServiceError, problemAnswer } from './problem.ts';
+import { asServiceError, headersOfEarlyAnswers, problemAnswer } from './problem.ts';
 import type { RouteTable } from './route-table.ts';
 
 /** Answers everything that was thrown on the way of a request. */
@@ -19,6 +19,8 @@ export class ProblemFilter implements ExceptionFilter {
   catch(thrown: unknown, host: ArgumentsHost): void {
     const request = host.switchToHttp().getRequest<FastifyRequest>();
     const reply = host.switchToHttp().getResponse<FastifyReply>();
+    // A target that is no path is refused before any hook runs.
+    if (!reply.hasHeader('x-request-id')) reply.headers(headersOfEarlyAnswers(request.id));
     const unrouted = thrown instanceof NotFoundException;
     const offered = unrouted ? this.#routes.methodsOf(request.url) : [];
     // Offered and still not found: it is the thing behind the path that is not there.

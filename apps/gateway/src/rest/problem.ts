@@ -68,3 +68,12 @@ export function asServiceError(error: unknown): ServiceError {
   }
   return new ServiceError('internal', { internal: String(error), cause: error });
 }
+
+/** What hooks set on every answer, for answers that are given before any hook runs. */
+export function headersOfEarlyAnswers(requestId: string) {
+  return {
+    'x-request-id': requestId,
+    'x-content-type-options': 'nosniff',
+    'content-security-policy': "default-src 'none';frame-ancestors 'none'",
+  };
+}
