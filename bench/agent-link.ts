@@ -5,7 +5,6 @@
  */
 import { type ChildProcess, fork } from 'node:child_process';
 import { parseArgs } from 'node:util';
-import { AgentMessage, Health } from '@keystead/agent-protocol/generated/keystead/agent/v1/session';
 import { formatAgentUri } from '@keystead/agent-protocol/peer-identity';
 import {
   generateKeys,
@@ -13,6 +12,7 @@ import {
   testTrustDomain,
 } from '@keystead/agent-protocol/test-authority.fixture';
 import { newUuid, toId } from '@keystead/contracts/ids';
+import { pause, sampleBeat } from './fleet/echo-floor.ts';
 import { Fleet } from './fleet/fleet.ts';
 import type { FleetIdentity } from './fleet/identities.ts';
 import type { LinkServerOrder } from './fleet/link-server.ts';
@@ -92,39 +92,6 @@ interface Measured {
   connectMs: number;
 }
 
-const sample = AgentMessage.encode({
-  version: '1.0',
-  timestampUnixMs: Date.now(),
-  vaultId: identities[0]?.vaultId ?? '',
-  messageType: 1,
-  payload: {
-    encrypted: false,
-    metadataOnly: true,
-    content: {
-      $case: 'heartbeat',
-      value: {
-        number: 1_000,
-        health: Health.HEALTHY,
-        degradations: [],
-        metrics: {
-          uptimeSeconds: 86_400,
-          residentKibibytes: 90_000,
-          cpuPermille: 12,
-          queuedMessages: 0,
-          refusedEvents: 0,
-          eventLoopLagMs: 2,
-          roundTripMs: 14,
-        },
-        policySet: undefined,
-      },
-    },
-  },
-  offlineCapable: false,
-  bootId: newUuid(),
-  sequence: 0,
-  signature: Buffer.alloc(0),
-}).finish();
-
 async function measureEcho(): Promise<Measured> {
   const server = await startServer('echo');
   const idle = await server.usage();
@@ -150,7 +117,7 @@ async function measureEcho(): Promise<Measured> {
           open += 1;
           if (running) {
             sentMs[index] = now;
-            sessions[index]?.send(sample);
+            sessions[index]?.send(sampleBeat);
           }
         },
         onEnd: () => {
@@ -158,7 +125,7 @@ async function measureEcho(): Promise<Measured> {
         },
       }),
     );
-    sessions[index]?.send(sample);
+    sessions[index]?.send(sampleBeat);
     // A bare listener drops what its backlog cannot hold.
     while (sessions.length - open >= 200) await pause(1);
   }
@@ -172,7 +139,7 @@ async function measureEcho(): Promise<Measured> {
   const fromMs = performance.now();
   for (const [index, session] of sessions.entries()) {
     sentMs[index] = performance.now();
-    session.send(sample);
+    session.send(sampleBeat);
   }
   await pause(seconds * 1_000);
   const elapsedMs = performance.now() - fromMs;
@@ -271,7 +238,4 @@ if (values.json) {
   );
 }
 
-function pause(ms: number): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, ms));
-}
 process.exit(0);

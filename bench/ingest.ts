@@ -25,7 +25,9 @@ function cpuMs(pid: number | undefined): number {
       // The fleet is the parent of all the others, and counts for itself alone.
       const child = Number(fields[1]) === pid && pid !== process.pid;
       if (Number(entry) !== pid && !child) continue;
-      total += (Number(fields[11]) + Number(fields[12])) * 10;
+      // A child that ended is counted where its parent took note of it.
+      const ended = Number(entry) === pid ? Number(fields[13]) + Number(fields[14]) : 0;
+      total += (Number(fields[11]) + Number(fields[12]) + ended) * 10;
     } catch {
       // It ended while we looked.
     }
