@@ -51,12 +51,14 @@ export const offlineAfterSeconds = z
 export function listQuery<S extends string, F extends z.ZodRawShape>(
   sorts: readonly [S, ...S[]],
   filters: F,
+  /** What comes first where nobody asks: the newest of what happens, the first of what is kept. */
+  otherwise: S | `-${S}` = sorts[0],
 ) {
   const orders = sorts.flatMap((sort) => [sort, `-${sort}`]) as [string, ...string[]];
   return z.strictObject({
     limit: z.coerce.number().int().min(1).max(limits.pageMax).default(limits.pageDefault),
     cursor: z.string().max(limits.cursorMaxLength).optional(),
-    sort: z.enum(orders).default(orders[0] as string),
+    sort: z.enum(orders).default(otherwise),
     ...filters,
   });
 }

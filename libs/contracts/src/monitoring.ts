@@ -64,13 +64,17 @@ export const listOutages = operation('monitoring', 'outages.list', {
   tag: 'Outages',
   permission: 'outages.read',
   sorts: outageSorts,
-  query: listQuery(outageSorts, {
-    status: z.enum(['open', 'closed']).optional(),
-    agentId: idSchema('agent').optional(),
-    vaultId: idSchema('vault').optional(),
-    since: instant.optional(),
-    until: instant.optional(),
-  }),
+  query: listQuery(
+    outageSorts,
+    {
+      status: z.enum(['open', 'closed']).optional(),
+      agentId: idSchema('agent').optional(),
+      vaultId: idSchema('vault').optional(),
+      since: instant.optional(),
+      until: instant.optional(),
+    },
+    '-openedAt',
+  ),
   output: page(outage),
 });
 
@@ -116,14 +120,18 @@ export const listAlerts = operation('monitoring', 'alerts.list', {
   tag: 'Alerts',
   permission: 'alerts.read',
   sorts: alertSorts,
-  query: listQuery(alertSorts, {
-    status: commaList(z.enum(['open', 'acknowledged', 'resolved'])).optional(),
-    kind: commaList(alertKind).optional(),
-    severity: commaList(severity).optional(),
-    vaultId: idSchema('vault').optional(),
-    since: instant.optional(),
-    until: instant.optional(),
-  }),
+  query: listQuery(
+    alertSorts,
+    {
+      status: commaList(z.enum(['open', 'acknowledged', 'resolved'])).optional(),
+      kind: commaList(alertKind).optional(),
+      severity: commaList(severity).optional(),
+      vaultId: idSchema('vault').optional(),
+      since: instant.optional(),
+      until: instant.optional(),
+    },
+    '-openedAt',
+  ),
   output: page(alert),
 });
 

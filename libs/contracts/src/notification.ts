@@ -152,14 +152,18 @@ export const listDeliveries = operation('notification', 'deliveries.list', {
   tag: 'Deliveries',
   permission: 'deliveries.read',
   sorts: deliverySorts,
-  query: listQuery(deliverySorts, {
-    status: commaList(delivery.shape.status).optional(),
-    channelId: idSchema('channel').optional(),
-    alertId: idSchema('alert').optional(),
-    kind: z.string().max(64).optional(),
-    since: instant.optional(),
-    until: instant.optional(),
-  }),
+  query: listQuery(
+    deliverySorts,
+    {
+      status: commaList(delivery.shape.status).optional(),
+      channelId: idSchema('channel').optional(),
+      alertId: idSchema('alert').optional(),
+      kind: z.string().max(64).optional(),
+      since: instant.optional(),
+      until: instant.optional(),
+    },
+    '-createdAt',
+  ),
   output: page(delivery),
 });
 

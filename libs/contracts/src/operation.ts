@@ -44,7 +44,7 @@ export interface Operation<
   status: number;
   /** The answer's `etag` field travels as ETag header; a write asks for If-Match. */
   ifMatch: 'none' | 'required';
-  /** What a list may be sorted by; the first is the default. */
+  /** What a list may be sorted by. */
   sorts: readonly string[];
 }
 
