@@ -77,6 +77,15 @@ describe('the way to a receiver', () => {
     expect(asked).toEqual(['hooks.example']);
   });
 
+  it('takes localhost for the one of its two addresses that the installer allows', async () => {
+    const server = await receiver();
+    const url = `http://localhost:${server.port}/`;
+    const allowed = { guard: new AddressGuard(parseAllowList('127.0.0.1/32')) };
+    expect(await post(url, allowed)).toMatchObject({ result: 'answered' });
+    const elsewhere = { guard: new AddressGuard(parseAllowList('10.0.0.0/8')) };
+    expect(await post(url, elsewhere)).not.toMatchObject({ result: 'answered' });
+  });
+
   it('records the start of the answer, but none of a receiver reached through the allow list', async () => {
     const server = await receiver((response) => response.end(`\u0000${'ä'.repeat(5_000)}`));
     const url = `http://127.0.0.1:${server.port}/`;

@@ -203,6 +203,11 @@ export class GuardedTransport {
           });
       if (resolved.length === 0) throw new Failure('not_resolved', 'the host name has no address');
       verdicts = resolved.map((address) => this.#options.guard.judge(address, organizationId));
+      // No resolver had a say in what `localhost` means: where the installer allows one of the two
+      // addresses, that one is meant.
+      if (isLoopbackName(hostname) && verdicts.some(({ verdict }) => verdict === 'allowed')) {
+        verdicts = verdicts.filter(({ verdict }) => verdict === 'allowed');
+      }
     }
     const reachable: Reachable[] = [];
     for (const verdict of verdicts) {
