@@ -158,8 +158,20 @@ export class Watch {
     });
   }
 
-  /** Lets time pass for these agents: what the database saw of them is that much older. */
+  /** Lets time pass for these agents while their gateway hears, however slow this machine is. */
   async age(seconds: number, ...agents: WatchedAgent[]): Promise<void> {
+    await this.ageUnheard(seconds, ...agents);
+    await this.client.query('delete from monitoring.deafness where gateway_id = $1', [
+      this.gatewayId,
+    ]);
+    await this.client.query(
+      'update monitoring.gateway set last_tick_at = clock_timestamp() where id = $1',
+      [this.gatewayId],
+    );
+  }
+
+  /** What the database saw of these agents is that much older; what it knows of the gateway stays. */
+  async ageUnheard(seconds: number, ...agents: WatchedAgent[]): Promise<void> {
     const ids = agents.map((agent) => agent.agentId);
     await this.client.query(
       `update monitoring.agent_liveness set last_seen_at = last_seen_at - make_interval(secs => $1),

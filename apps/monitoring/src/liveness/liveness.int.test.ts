@@ -160,7 +160,7 @@ describe('our own failure', () => {
   it('does not count against agents: nobody is offline while their gateway was deaf', async () => {
     const fleet = await watch.fleet(3);
     const hours = 4;
-    await watch.age(hours * 3_600, ...fleet);
+    await watch.ageUnheard(hours * 3_600, ...fleet);
     await watch.client.query(
       'update monitoring.gateway set last_tick_at = last_tick_at - make_interval(hours => $1)',
       [hours],
@@ -185,7 +185,7 @@ describe('our own failure', () => {
     await watch.client.query(
       `update monitoring.deafness set started_at = started_at - interval '400 s', ended_at = ended_at - interval '400 s'`,
     );
-    await watch.age(400, ...fleet);
+    await watch.ageUnheard(400, ...fleet);
     await watch.sweep.run();
     for (const agent of fleet) expect(await watch.status(agent)).toBe('offline');
   });
