@@ -223,8 +223,8 @@ export const listApiKeys = operation('auth', 'api-keys.list', {
   summary: 'List API keys',
   tag: 'API keys',
   permission: 'apiKeys.read',
-  sorts: ['createdAt', 'name', 'role', 'expiresAt', 'lastUsedAt'],
-  query: listQuery(['createdAt', 'name', 'role', 'expiresAt', 'lastUsedAt'], {
+  sorts: ['createdAt', 'name', 'role', 'expiresAt', 'lastUsedAt', 'revokedAt'],
+  query: listQuery(['createdAt', 'name', 'role', 'expiresAt', 'lastUsedAt', 'revokedAt'], {
     role: commaList(role).optional(),
     revoked: z.enum(['true', 'false']).optional(),
   }),

@@ -56,7 +56,7 @@ export const outage = z.object({
   lengthSeconds: z.number(),
 });
 
-const outageSorts = ['openedAt', 'silentSince', 'closedAt'] as const;
+const outageSorts = ['openedAt', 'silentSince', 'closedAt', 'agent', 'vault'] as const;
 export const listOutages = operation('monitoring', 'outages.list', {
   method: 'GET',
   path: '/v1/outages',
@@ -111,7 +111,16 @@ export const alert = z.object({
   etag: z.string(),
 });
 const alertParams = z.strictObject({ id: idSchema('alert') });
-const alertSorts = ['openedAt', 'resolvedAt', 'severity', 'kind'] as const;
+const alertSorts = [
+  'openedAt',
+  'resolvedAt',
+  'acknowledgedAt',
+  'severity',
+  'kind',
+  'status',
+  'agentCount',
+  'vault',
+] as const;
 
 export const listAlerts = operation('monitoring', 'alerts.list', {
   method: 'GET',
@@ -183,7 +192,7 @@ export const thresholdRule = z.object({
   etag: z.string(),
 });
 const thresholdRuleParams = z.strictObject({ id: idSchema('thresholdRule') });
-const thresholdSorts = ['tag', 'offlineAfterSeconds', 'createdAt'] as const;
+const thresholdSorts = ['tag', 'offlineAfterSeconds', 'createdAt', 'updatedAt'] as const;
 
 export const listThresholdRules = operation('monitoring', 'threshold-rules.list', {
   method: 'GET',
@@ -253,7 +262,7 @@ export const alertRule = z.object({
   etag: z.string(),
 });
 const alertRuleParams = z.strictObject({ id: idSchema('alertRule') });
-const alertRuleSorts = ['createdAt', 'name'] as const;
+const alertRuleSorts = ['createdAt', 'name', 'updatedAt', 'action'] as const;
 const alertRuleBody = {
   name,
   events: z.array(alertKind).min(1).max(alertKinds.length),

@@ -34,7 +34,14 @@ export const channel = z.object({
   etag: z.string(),
 });
 const channelParams = z.strictObject({ id: idSchema('channel') });
-const channelSorts = ['createdAt', 'name', 'kind', 'lastDeliveredAt'] as const;
+const channelSorts = [
+  'createdAt',
+  'name',
+  'kind',
+  'lastDeliveredAt',
+  'failingSince',
+  'updatedAt',
+] as const;
 
 export const listChannels = operation('notification', 'channels.list', {
   method: 'GET',
@@ -143,7 +150,7 @@ export const delivery = z.object({
   deliveredAt: instant.nullable(),
 });
 const deliveryParams = z.strictObject({ id: idSchema('delivery') });
-const deliverySorts = ['createdAt', 'nextAttemptAt', 'deliveredAt', 'status'] as const;
+const deliverySorts = ['createdAt', 'nextAttemptAt', 'deliveredAt', 'status', 'kind'] as const;
 
 export const listDeliveries = operation('notification', 'deliveries.list', {
   method: 'GET',

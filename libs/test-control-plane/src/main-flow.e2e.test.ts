@@ -1,6 +1,7 @@
 /** The main job, with built processes and real agents: silence is told, once, to the right people. */
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { operations } from '@keystead/contracts/operations';
 import { Redis } from 'ioredis';
 import pg from 'pg';
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
@@ -162,6 +163,33 @@ describe('what happens to us', () => {
     await expect
       .poll(() => statuses(south.api).catch(() => []), { timeout: 60_000 })
       .toContain('south-1 online');
+  });
+});
+
+describe('lists', () => {
+  test('can be walked page by page in every order they declare, and show the same rows', async () => {
+    const lists = operations.filter(
+      ({ method, sorts, path }) => method === 'GET' && sorts.length > 0 && !path.includes('{'),
+    );
+    expect(lists.length).toBeGreaterThan(10);
+    type Page = { items: { id: string }[]; nextCursor: string | null };
+    for (const { path, sorts } of lists) {
+      for (const sort of new Set(sorts.flatMap((each) => [each, `-${each}`.replace('--', '')]))) {
+        const whole = await north.api.get<Page>(`${path}?limit=200&sort=${sort}`);
+        const walked: string[] = [];
+        let cursor: string | null = '';
+        while (cursor !== null && walked.length < 12) {
+          const next: Page = await north.api.get<Page>(
+            `${path}?limit=1&sort=${sort}${cursor === '' ? '' : `&cursor=${cursor}`}`,
+          );
+          walked.push(...next.items.map(({ id }) => id));
+          cursor = next.nextCursor;
+        }
+        const expected = whole.items.slice(0, walked.length).map(({ id }) => id);
+        expect(walked, `${path} by ${sort}`).toEqual(expected);
+        expect(walked.length, `${path} by ${sort}`).toBe(Math.min(12, whole.items.length));
+      }
+    }
   });
 });
 

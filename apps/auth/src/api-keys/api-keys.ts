@@ -34,6 +34,7 @@ export class ApiKeys {
           role: {},
           expiresAt: { read: asDate, nullable: true },
           lastUsedAt: { read: asDate, nullable: true },
+          revokedAt: { read: asDate, nullable: true },
         },
         where: {
           organizationId,

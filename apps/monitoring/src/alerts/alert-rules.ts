@@ -35,7 +35,12 @@ export class AlertRules {
     const { enabled } = input.query;
     return this.work.read(ctx, (transaction) =>
       this.listing.page(ctx, listAlertRules.id, input.query, {
-        fields: { createdAt: { read: asDate }, name: {} },
+        fields: {
+          createdAt: { read: asDate },
+          updatedAt: { read: asDate },
+          name: {},
+          action: {},
+        },
         where: {
           organizationId: ctx.organizationId,
           ...(enabled ? { enabled: enabled === 'true' } : {}),

@@ -43,6 +43,10 @@ export class Alerts {
           resolvedAt: { read: asDate, nullable: true },
           severity: { field: 'severityRank' },
           kind: {},
+          status: {},
+          agentCount: {},
+          acknowledgedAt: { read: asDate, nullable: true },
+          vault: { field: 'vault.name' },
         },
         where: {
           organizationId,
@@ -55,8 +59,7 @@ export class Alerts {
             : {}),
         },
         fetch: (page) => transaction.alert.findMany({ ...page, include }),
-        valueOf: (row, sort) =>
-          sort === 'severity' ? row.severityRank : row[sort as 'openedAt' | 'kind'],
+        valueOf: sortValue,
         idOf: (row) => row.id,
         toItem: show,
       }),
@@ -143,6 +146,12 @@ export class Alerts {
     ]);
     return show(updated);
   }
+}
+
+function sortValue(row: Row, sort: string) {
+  if (sort === 'severity') return row.severityRank;
+  if (sort === 'vault') return row.vault.name;
+  return row[sort as 'openedAt' | 'acknowledgedAt' | 'kind' | 'agentCount'];
 }
 
 async function find(transaction: Transaction, { organizationId }: TenantCtx, id: string) {

@@ -41,6 +41,8 @@ export class Outages {
           openedAt: { read: asDate },
           silentSince: { read: asDate },
           closedAt: { read: asDate, nullable: true },
+          agent: { field: 'agent.name' },
+          vault: { field: 'vault.name' },
         },
         where: {
           organizationId,
@@ -53,7 +55,8 @@ export class Outages {
             : {}),
         },
         fetch: (page) => transaction.outage.findMany({ ...page, include }),
-        valueOf: (row, sort) => row[sort as 'openedAt'],
+        valueOf: (row, sort) =>
+          sort === 'agent' || sort === 'vault' ? row[sort].name : row[sort as 'openedAt'],
         idOf: (row) => row.id,
         toItem: show,
       }),

@@ -35,7 +35,12 @@ export class ThresholdRules {
     const { tag } = input.query;
     return this.work.read(ctx, (transaction) =>
       this.listing.page(ctx, listThresholdRules.id, input.query, {
-        fields: { tag: {}, offlineAfterSeconds: {}, createdAt: { read: asDate } },
+        fields: {
+          tag: {},
+          offlineAfterSeconds: {},
+          createdAt: { read: asDate },
+          updatedAt: { read: asDate },
+        },
         where: { organizationId: ctx.organizationId, ...(tag ? { tag } : {}) },
         fetch: (page) => transaction.thresholdRule.findMany(page),
         valueOf: (row, sort) => row[sort as 'tag'],

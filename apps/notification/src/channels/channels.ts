@@ -54,6 +54,8 @@ export class Channels {
           name: {},
           kind: {},
           lastDeliveredAt: { nullable: true, read: asDate },
+          failingSince: { nullable: true, read: asDate },
+          updatedAt: { read: asDate },
         },
         where: {
           organizationId,

@@ -38,6 +38,7 @@ export class Deliveries {
           nextAttemptAt: { nullable: true, read: asDate },
           deliveredAt: { nullable: true, read: asDate },
           status: {},
+          kind: {},
         },
         where: {
           organizationId,
