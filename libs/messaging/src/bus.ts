@@ -4,7 +4,7 @@ import type { Ctx } from '@keystead/contracts/context';
 import { ServiceError, type WireError } from '@keystead/contracts/errors';
 import { limits } from '@keystead/contracts/limits';
 import { type NudgeName, nudges } from '@keystead/contracts/nudges';
-import type { Input, InternalCall, Operation, Output } from '@keystead/contracts/operation';
+import type { Input, InternalCall, Operation } from '@keystead/contracts/operation';
 import { headers, type NatsConnection } from '@nats-io/transport-node';
 import { ClientNats, NatsRecordBuilder } from '@nestjs/microservices';
 import { firstValueFrom, timeout } from 'rxjs';
@@ -100,5 +100,3 @@ export class Bus {
     return answer.result;
   }
 }
-
-export type { Output };

@@ -4,7 +4,6 @@
  * commit. Time is the database's at receipt.
  */
 import type { Beat } from '@keystead/contracts/agent-link';
-import { limits } from '@keystead/contracts/limits';
 import { heartbeatIntervalMs } from '@keystead/contracts/threshold';
 import { Database, type Transaction } from '@keystead/database/database';
 import { Bus } from '@keystead/messaging/bus';
@@ -64,7 +63,14 @@ export class BeatRecorder {
     const merged = mergeBeats(batch.beats);
     const outcome = await this.database.acrossTenants('record-beats', async (transaction) => {
       const now = await this.ticks.tick(transaction, batch.gatewayId);
-      if (merged.length === 0) return { now, rows: [] as Recorded[], told: new Set<string>() };
+      if (merged.length === 0) {
+        return {
+          now,
+          rows: [] as Recorded[],
+          told: new Set<string>(),
+          assigned: new Map<string, number>(),
+        };
+      }
       let rows = await this.#write(transaction, batch.gatewayId, merged);
       if (rows.length < merged.length) {
         const heard = new Set(rows.map(keyOf));
@@ -98,7 +104,7 @@ export class BeatRecorder {
       )) {
         told.add(organization);
       }
-      return { now, rows, told };
+      return { now, rows, told, assigned: await this.#assigned(transaction, rows) };
     });
     this.metrics.beats.inc(batch.beats.length);
     if (outcome.told.size > 0) this.bus.nudge('notification');
@@ -107,7 +113,7 @@ export class BeatRecorder {
       this.bus.nudge('liveEvents', organization);
     }
     return {
-      results: await this.#answer(batch.beats, outcome.rows),
+      results: await this.#answer(batch.beats, outcome.rows, outcome.assigned),
       databaseMs: outcome.now,
     };
   }
@@ -235,11 +241,14 @@ export class BeatRecorder {
     return this.desk.settle(transaction, now, returned);
   }
 
-  async #answer(beats: readonly Beat[], rows: readonly Recorded[]): Promise<Result[]> {
+  async #answer(
+    beats: readonly Beat[],
+    rows: readonly Recorded[],
+    assigned: ReadonlyMap<string, number>,
+  ): Promise<Result[]> {
     const byAgent = new Map(rows.map((row) => [keyOf(row), row]));
     const silent = beats.filter((beat) => !byAgent.has(`${beat.organizationId}/${beat.agentId}`));
     const known = silent.length > 0 ? await this.#known(silent) : new Map<string, number>();
-    const assigned = await this.#assigned(rows);
     return beats.map((beat) => {
       const key = `${beat.organizationId}/${beat.agentId}`;
       const row = byAgent.get(key);
@@ -247,9 +256,7 @@ export class BeatRecorder {
       return {
         outcome: intervalMs === undefined ? 'unknown' : 'recorded',
         intervalMs: intervalMs ?? heartbeatIntervalMs(this.#defaultMs / 1_000),
-        assignedPolicySetVersion: row
-          ? (assigned.get(`${row.organization_id}/${row.vault_id}`) ?? null)
-          : null,
+        assignedPolicySetVersion: row ? (assigned.get(row.vault_id) ?? null) : null,
       };
     });
   }
@@ -269,24 +276,19 @@ export class BeatRecorder {
     return new Map(rows.map((row) => [keyOf(row), row.interval_ms]));
   }
 
-  #assignments = new Map<string, number>();
-  #assignmentsReadAt = 0;
-
-  /** Assigned policy-set versions, re-read every few seconds: a beat is no place for a join. */
-  async #assigned(rows: readonly Recorded[]): Promise<Map<string, number>> {
-    if (rows.length > 0 && performance.now() - this.#assignmentsReadAt > 5_000) {
-      this.#assignmentsReadAt = performance.now();
-      const all = await this.database.acrossTenants('record-beats', (transaction) =>
-        transaction.policySetAssignment.findMany({
-          select: { organizationId: true, vaultId: true, version: true },
-          take: limits.vaultsPerOrganization,
-        }),
-      );
-      this.#assignments = new Map(
-        all.map((row) => [`${row.organizationId}/${row.vaultId}`, row.version]),
-      );
-    }
-    return this.#assignments;
+  /** The versions assigned to the vaults of a batch, as they are now. */
+  async #assigned(
+    transaction: Transaction,
+    rows: readonly Recorded[],
+  ): Promise<Map<string, number>> {
+    const found = await transaction.$queryRaw<{ vault_id: string; version: number }[]>`
+      select p.vault_id, p.version from policy.policy_set_assignment p
+      where (p.organization_id, p.vault_id) in (
+        select * from unnest(
+          ${rows.map((row) => row.organization_id)}::uuid[],
+          ${rows.map((row) => row.vault_id)}::uuid[]
+        ))`;
+    return new Map(found.map((row) => [row.vault_id, row.version]));
   }
 }
 

@@ -356,6 +356,22 @@ describe('a clone', () => {
   });
 });
 
+describe('the answer to a beat', () => {
+  it('names the policy set assigned to the vault of that agent, at once', async () => {
+    const [agent] = await watch.fleet(1);
+    const [other] = await watch.fleet(1);
+    if (!agent || !other) throw new Error('no agents');
+    const before = await watch.beat(agent, other);
+    expect(before.results.map((result) => result.assignedPolicySetVersion)).toEqual([null, null]);
+    await watch.client.query(
+      'insert into policy.policy_set_assignment (organization_id, vault_id, version) values ($1, $2, 7)',
+      [agent.organizationId, agent.vaultId],
+    );
+    const after = await watch.beat(agent, other);
+    expect(after.results.map((result) => result.assignedPolicySetVersion)).toEqual([7, null]);
+  });
+});
+
 describe('counting', () => {
   it('of beats and minutes equals a recount', async () => {
     const fleet = await watch.fleet(2);
