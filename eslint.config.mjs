@@ -32,6 +32,20 @@ export const borders = {
   },
   // The only importer of Prisma and of the PostgreSQL driver: row-level security hangs on it.
   'lib:database': { may: ['lib:contracts'], not: [...nest, ...queue, ...cache, ...bus, ...grpc] },
+  // What both the agent and a library used on its own are made of: no server of ours, no framework.
+  'lib:envelope': {
+    may: ['lib:contracts'],
+    not: [...prisma, ...nest, ...queue, ...cache, ...bus, ...grpc],
+  },
+  'lib:policy-engine': {
+    may: ['lib:contracts'],
+    not: [...prisma, ...nest, ...queue, ...cache, ...bus, ...grpc],
+  },
+  // Speaks to the owner's database itself; Prisma and its tenants are another world.
+  'lib:vault-store': {
+    may: ['lib:contracts', 'lib:envelope'],
+    not: ['@prisma/*', 'prisma', 'prisma/*', ...nest, ...queue, ...cache, ...bus, ...grpc],
+  },
   // The only importer of NATS and BullMQ.
   'lib:messaging': { may: ['lib:contracts'], not: [...prisma, ...grpc] },
   'lib:access': {
@@ -54,10 +68,17 @@ export const borders = {
     may: [...serverLibraries, 'lib:agent-protocol'],
     not: [...prisma, ...queue, ...bus],
   },
-  // Runs on customers' machines: it has to be small, and to know nothing of our insides.
+  // Runs on customers' machines: it has to be small, and to know nothing of our insides. It reaches
+  // a database only through the vault store, whoever's database that is.
   'app:vault-agent': {
-    may: ['lib:contracts', 'lib:agent-protocol'],
-    not: [...prisma, ...nest, ...queue, ...cache, ...bus],
+    may: [
+      'lib:contracts',
+      'lib:agent-protocol',
+      'lib:envelope',
+      'lib:policy-engine',
+      'lib:vault-store',
+    ],
+    not: [...prisma, 'mysql2', 'mysql2/*', ...nest, ...queue, ...cache, ...bus],
   },
   // Boots the real thing from outside and looks at it with plain clients.
   'lib:test-control-plane': {
