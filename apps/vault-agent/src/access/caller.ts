@@ -1,0 +1,53 @@
+/** Who asks for something: made by the authentication alone, first argument of whatever acts. */
+import type { AgentAction } from '@keystead/contracts/agent-api/actions';
+
+export type IdentityKind = 'api_key' | 'jwt' | 'certificate' | 'system';
+
+export interface CallerIdentity {
+  kind: IdentityKind;
+  /** Stable and unique within the kind, e.g. `key_…`, `issuer|subject`, a certificate's subject. */
+  id: string;
+  /** For people; never a credential. */
+  name: string;
+  /** Names of roles. */
+  roles: readonly string[];
+}
+
+export interface Caller {
+  identity: CallerIdentity;
+  requestId: string;
+  /** Where the request came from; empty for the agent's own work. */
+  address: string;
+  authenticatedAtMs: number;
+  tls: boolean;
+  /** Lower-case names; only those that policies may read. */
+  headers: Readonly<Record<string, string>>;
+}
+
+/** What an action is about. A list or a creation names what is above it. */
+export interface ResourceReference {
+  namespace?: string;
+  secret?: string;
+  /** Another kind of thing, e.g. `backup:bkp_…`, `token`, `api-key:key_…`. */
+  other?: string;
+}
+
+/** What the door said. */
+export interface Decision {
+  action: AgentAction;
+  resource: ResourceReference;
+  /** Roles or policies that decided, for the audit. */
+  decidedBy: readonly string[];
+}
+
+/** The agent's own duties act under a name of their own, and are audited as everybody. */
+export function systemCaller(duty: string, requestId: string, nowMs: number): Caller {
+  return {
+    identity: { kind: 'system', id: duty, name: duty, roles: ['system'] },
+    requestId,
+    address: '',
+    authenticatedAtMs: nowMs,
+    tls: false,
+    headers: {},
+  };
+}

@@ -1,0 +1,53 @@
+/** What answers an operation: one expression that the HTTP adapter calls after its checks. */
+
+import type { Readable } from 'node:stream';
+import type {
+  AgentInput,
+  AgentOperation,
+  AgentOutput,
+} from '@keystead/contracts/agent-api/operation';
+import type { Caller, ResourceReference } from '../access/caller.ts';
+
+export interface AgentHandler {
+  operation: AgentOperation;
+  /** What the operation is about, from its checked input. */
+  resource: (input: AgentInput<AgentOperation>) => ResourceReference;
+  run: (
+    caller: Caller,
+    input: AgentInput<AgentOperation>,
+    streams: HandlerStreams,
+  ) => Promise<unknown>;
+}
+
+/** For operations whose body or answer is bytes. */
+export interface HandlerStreams {
+  /** The request's body where the operation streams in. */
+  readonly body: Readable;
+  /** Headers of the request whose values a streaming operation reads, lower-case. */
+  readonly headers: Readonly<Record<string, string>>;
+}
+
+/** What a handler of an operation that streams out answers. */
+export interface StreamAnswer {
+  contentType: string;
+  fileName: string;
+  content: Readable;
+}
+
+export function handler<O extends AgentOperation>(
+  operation: O,
+  parts: {
+    resource?: (input: AgentInput<O>) => ResourceReference;
+    run: (
+      caller: Caller,
+      input: AgentInput<O>,
+      streams: HandlerStreams,
+    ) => Promise<AgentOutput<O> | StreamAnswer>;
+  },
+): AgentHandler {
+  return {
+    operation,
+    resource: (parts.resource ?? (() => ({}))) as AgentHandler['resource'],
+    run: parts.run as AgentHandler['run'],
+  };
+}

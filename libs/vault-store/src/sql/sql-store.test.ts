@@ -1,0 +1,82 @@
+import { mkdtempSync, rmSync, statSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { sql } from 'kysely';
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import { isDuplicate, openSql, type SqlStore } from './sql-store.ts';
+
+interface Schema {
+  item: { name: string; count: number };
+}
+
+let folder: string;
+let store: SqlStore<Schema>;
+
+beforeEach(async () => {
+  folder = mkdtempSync(join(tmpdir(), 'keystead-sql-'));
+  store = await openSql<Schema>({ kind: 'sqlite', file: join(folder, 'inner', 'store.db') });
+  await store.write(async (queries) => {
+    await sql`create table item (name text primary key, count integer not null) strict`.execute(
+      queries,
+    );
+  });
+});
+afterEach(async () => {
+  await store.close();
+  rmSync(folder, { recursive: true, force: true });
+});
+
+const insert = (name: string) =>
+  store.write(async (queries) => {
+    await queries.insertInto('item').values({ name, count: 0 }).execute();
+    return name;
+  });
+
+test('a write that fails takes nothing of those that share its commit with it', async () => {
+  await insert('taken');
+  const results = await Promise.allSettled([insert('one'), insert('taken'), insert('two')]);
+  expect(results.map(({ status }) => status)).toEqual(['fulfilled', 'rejected', 'fulfilled']);
+  const [, refused] = results;
+  expect(isDuplicate((refused as PromiseRejectedResult).reason)).toBe(true);
+  const rows = await store.db.selectFrom('item').select('name').orderBy('name').execute();
+  expect(rows.map(({ name }) => name)).toEqual(['one', 'taken', 'two']);
+});
+
+test('writes at the same moment see each other and lose no count', async () => {
+  await insert('counter');
+  await Promise.all(
+    Array.from({ length: 200 }, () =>
+      store.write((queries) =>
+        queries
+          .updateTable('item')
+          .set((row) => ({ count: row('count', '+', 1) }))
+          .where('name', '=', 'counter')
+          .execute(),
+      ),
+    ),
+  );
+  const row = await store.db.selectFrom('item').selectAll().executeTakeFirstOrThrow();
+  expect(row.count).toBe(200);
+});
+
+test('a snapshot sees one state, whatever is written meanwhile', async () => {
+  await insert('before');
+  const seen = await store.snapshot(async (queries) => {
+    const first = await queries.selectFrom('item').select('name').execute();
+    await insert('after');
+    const second = await queries.selectFrom('item').select('name').execute();
+    return [first.length, second.length];
+  });
+  expect(seen).toEqual([1, 1]);
+});
+
+test('the file belongs to its user alone', () => {
+  expect(statSync(join(folder, 'inner', 'store.db')).mode & 0o777).toBe(0o600);
+  expect(statSync(join(folder, 'inner')).mode & 0o777).toBe(0o700);
+});
+
+test('after close nothing is written', async () => {
+  const other = await openSql<Schema>({ kind: 'sqlite', file: join(folder, 'other.db') });
+  await other.close();
+  await expect(other.write(async () => 1)).rejects.toThrow('closed');
+});

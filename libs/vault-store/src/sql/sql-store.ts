@@ -1,0 +1,230 @@
+/**
+ * One door to SQL on the customer's side: SQLite in the process, or a PostgreSQL or MySQL/MariaDB that
+ * several processes share. Queries go through kysely; this file knows what differs.
+ *
+ * Guarantees: `write` is one transaction, committed to the disk when it resolves, run again by itself
+ * after a deadlock or a lost race. On SQLite writes that wait at the same moment share one commit, each
+ * behind a savepoint of its own, so that one that fails takes nothing of the others with it.
+ */
+import type { DatabaseSync } from 'node:sqlite';
+import { Kysely, MysqlDialect, PostgresDialect, SqliteDialect, sql } from 'kysely';
+import { openSqliteFile, sqliteForKysely } from './sqlite.ts';
+
+export type SqlKind = 'sqlite' | 'postgresql' | 'mysql';
+
+export type SqlOptions =
+  | { kind: 'sqlite' /** Path, or `:memory:`. */; file: string }
+  | {
+      kind: 'postgresql' | 'mysql';
+      /** `postgres://…` or `mysql://…`, with user and password. */
+      connectionString: string;
+      connectionsMax: number;
+      connectTimeoutMs: number;
+    };
+
+/** What runs queries: the store's reader, or the inside of a transaction. */
+export type Queries<Schema> = Kysely<Schema>;
+
+export interface SqlStore<Schema> {
+  readonly kind: SqlKind;
+  /** For reads. On SQLite a connection of its own: it sees what is committed. */
+  readonly db: Queries<Schema>;
+  /** SQLite's reader itself, for statements on a hot path; undefined elsewhere. */
+  readonly sqlite: DatabaseSync | undefined;
+  /**
+   * One transaction. `work` does nothing but queries, because others may wait for it, and may run
+   * again, because a database may ask for that.
+   */
+  write<T>(work: (queries: Queries<Schema>) => Promise<T>): Promise<T>;
+  /** Reads that see one state of the store, however long they take. */
+  snapshot<T>(work: (queries: Queries<Schema>) => Promise<T>): Promise<T>;
+  close(): Promise<void>;
+}
+
+/** Runs of a transaction that keeps losing races before it is given up. */
+const attemptsMax = 8;
+/** Writes that share one commit at most: bounds what a failing disk takes back at once. */
+const sharedCommitMax = 64;
+
+export async function openSql<Schema>(options: SqlOptions): Promise<SqlStore<Schema>> {
+  if (options.kind === 'sqlite') return openSqlite(options.file);
+  return options.kind === 'postgresql' ? openPostgresql(options) : openMysql(options);
+}
+
+interface ServerOptions {
+  connectionString: string;
+  connectionsMax: number;
+  connectTimeoutMs: number;
+}
+
+async function openPostgresql<Schema>(options: ServerOptions): Promise<SqlStore<Schema>> {
+  const { default: pg } = await import('pg');
+  const { builtins } = pg.types;
+  const asNumber = new Set<number>([builtins.INT8, builtins.NUMERIC]);
+  const pool = new pg.Pool({
+    connectionString: options.connectionString,
+    max: options.connectionsMax,
+    connectionTimeoutMillis: options.connectTimeoutMs,
+    // Counts and times fit a double; bigints would spread through every sum.
+    types: {
+      getTypeParser: (id: number, format?: 'text' | 'binary') =>
+        asNumber.has(id) && format !== 'binary' ? Number : pg.types.getTypeParser(id, format),
+    },
+  });
+  // A connection that breaks while idle is replaced; without a listener it would end the process.
+  pool.on('error', () => undefined);
+  const db = new Kysely<Schema>({ dialect: new PostgresDialect({ pool }) });
+  return serverStore('postgresql', db, (work) =>
+    db.transaction().setIsolationLevel('repeatable read').setAccessMode('read only').execute(work),
+  );
+}
+
+async function openMysql<Schema>(options: ServerOptions): Promise<SqlStore<Schema>> {
+  const { createPool } = await import('mysql2');
+  const pool = createPool({
+    uri: options.connectionString,
+    connectionLimit: options.connectionsMax,
+    connectTimeout: options.connectTimeoutMs,
+    charset: 'utf8mb4',
+    timezone: 'Z',
+    supportBigNumbers: true,
+    decimalNumbers: true,
+    // The number of rows found, not of rows that differ afterwards: as the others count.
+    flags: ['FOUND_ROWS'],
+  });
+  const db = new Kysely<Schema>({
+    dialect: new MysqlDialect({
+      pool,
+      onCreateConnection: async (connection) => {
+        for (const statement of [
+          "set session sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION,ANSI_QUOTES,NO_BACKSLASH_ESCAPES'",
+          'set session transaction isolation level read committed',
+        ]) {
+          await connection.executeQuery(sql.raw(statement).compile(db));
+        }
+      },
+    }),
+  });
+  return serverStore('mysql', db, (work) =>
+    db.transaction().setIsolationLevel('repeatable read').execute(work),
+  );
+}
+
+function serverStore<Schema>(
+  kind: SqlKind,
+  db: Kysely<Schema>,
+  snapshot: SqlStore<Schema>['snapshot'],
+): SqlStore<Schema> {
+  return {
+    kind,
+    db,
+    sqlite: undefined,
+    snapshot,
+    write: async (work) => {
+      for (let attempt = 1; ; attempt += 1) {
+        try {
+          return await db.transaction().setIsolationLevel('read committed').execute(work);
+        } catch (error) {
+          if (attempt >= attemptsMax || !isLostRace(error)) throw error;
+          await new Promise((resolve) => setTimeout(resolve, 5 * attempt));
+        }
+      }
+    },
+    close: () => db.destroy(),
+  };
+}
+
+/** Deadlock, serialization failure or a lock that was not had in time: nothing was done. */
+export function isLostRace(error: unknown): boolean {
+  const { code, errno } = (error ?? {}) as { code?: unknown; errno?: unknown };
+  return code === '40001' || code === '40P01' || errno === 1213 || errno === 1205;
+}
+
+/** A unique key that is taken, on any of the databases. */
+export function isDuplicate(error: unknown): boolean {
+  const { code, errno, errcode } = (error ?? {}) as Record<string, unknown>;
+  // SQLite: SQLITE_CONSTRAINT_PRIMARYKEY and SQLITE_CONSTRAINT_UNIQUE.
+  return code === '23505' || errno === 1062 || errcode === 1555 || errcode === 2067;
+}
+
+interface WaitingWrite<Schema> {
+  work: (queries: Queries<Schema>) => Promise<unknown>;
+  resolve: (value: unknown) => void;
+  reject: (error: unknown) => void;
+}
+
+function openSqlite<Schema>(file: string): SqlStore<Schema> {
+  const writing = openSqliteFile(file);
+  const isMemory = file === ':memory:';
+  const kysely = (database: DatabaseSync) =>
+    new Kysely<Schema>({ dialect: new SqliteDialect({ database: sqliteForKysely(database) }) });
+  const writer = kysely(writing);
+  // A database in memory has one connection: its readers see what is not committed yet.
+  const reading = isMemory ? writing : openSqliteFile(file);
+  const reader = isMemory ? writer : kysely(reading);
+  const waiting: WaitingWrite<Schema>[] = [];
+  let turn: Promise<void> = Promise.resolve();
+  let isScheduled = false;
+  let isClosed = false;
+
+  const commitTogether = async () => {
+    isScheduled = false;
+    while (waiting.length > 0) {
+      const group = waiting.splice(0, sharedCommitMax);
+      const settle: (() => void)[] = [];
+      try {
+        writing.exec('begin immediate');
+        for (const { work, resolve, reject } of group) {
+          writing.exec('savepoint one');
+          try {
+            const result = await work(writer);
+            writing.exec('release one');
+            settle.push(() => resolve(result));
+          } catch (error) {
+            // Where even this fails SQLite has taken the whole transaction back.
+            writing.exec('rollback to one; release one');
+            settle.push(() => reject(error));
+          }
+        }
+        writing.exec('commit');
+      } catch (error) {
+        if (writing.isTransaction) writing.exec('rollback');
+        for (const { reject } of group) reject(error);
+        continue;
+      }
+      for (const answer of settle) answer();
+    }
+  };
+
+  return {
+    kind: 'sqlite',
+    db: reader,
+    sqlite: reading,
+    write: <T>(work: (queries: Queries<Schema>) => Promise<T>) =>
+      new Promise<T>((resolve, reject) => {
+        if (isClosed) return reject(new Error('the store is closed'));
+        waiting.push({ work, resolve: resolve as (value: unknown) => void, reject });
+        if (isScheduled) return;
+        isScheduled = true;
+        turn = turn.then(commitTogether);
+      }),
+    snapshot: async (work) => {
+      if (isMemory) return work(reader);
+      const connection = openSqliteFile(file);
+      const queries = kysely(connection);
+      try {
+        connection.exec('begin');
+        return await work(queries);
+      } finally {
+        if (connection.isTransaction) connection.exec('rollback');
+        connection.close();
+      }
+    },
+    close: async () => {
+      isClosed = true;
+      await turn;
+      if (!isMemory) reading.close();
+      writing.close();
+    },
+  };
+}
