@@ -94,6 +94,50 @@ export const agentSignals = internalCall('monitoring', 'agent-signals', {
   output: z.object({}),
 });
 
+const hash = z.string().regex(/^[0-9a-f]{64}$/);
+
+/** How far an agent's audit has come, and what the gateway found of the head's own signature. */
+export const auditHeadReport = z.object({
+  /** 16 bytes, hexadecimal. */
+  chainId: z.string().regex(/^[0-9a-f]{32}$/),
+  sequence: z.number().int().nonnegative(),
+  hash,
+  /** By the agent's clock. */
+  atMs: z.number().int(),
+  entriesSincePrevious: z.number().int().nonnegative(),
+  /** `certificate`: by the key of the certificate that the session was opened with. */
+  signature: z.enum(['certificate', 'other_key', 'absent', 'invalid']),
+  /** SHA-256 of the signing key, or null without a signature. */
+  signerKeyDigest: hash.nullable(),
+});
+export type AuditHeadReport = z.infer<typeof auditHeadReport>;
+
+/** Usage of one period: sums and percentiles, never a name. */
+export const operationCountsReport = z.object({
+  /** By the agent's clock. */
+  periodStartMs: z.number().int(),
+  periodEndMs: z.number().int(),
+  counts: z
+    .array(
+      z.object({
+        operation: z.string().max(32),
+        outcome: z.string().max(16),
+        count: z.number().int().nonnegative(),
+        p50Us: z.number().int().nonnegative(),
+        p95Us: z.number().int().nonnegative(),
+        p99Us: z.number().int().nonnegative(),
+      }),
+    )
+    .max(limits.operationCountsPerEvent),
+  topSecrets: z
+    .array(z.object({ secretRef: hash, count: z.number().int().nonnegative() }))
+    .max(limits.topSecretsPerEvent),
+  namespaces: z.number().int().nonnegative(),
+  secrets: z.number().int().nonnegative(),
+  storedBytes: z.number().int().nonnegative(),
+});
+export type OperationCountsReport = z.infer<typeof operationCountsReport>;
+
 /** A retained message of an agent. `(agent, bootId, sequence)` is unique; a replay changes nothing. */
 export const retainedEvent = z.object({
   organizationId: uuid,
@@ -105,6 +149,8 @@ export const retainedEvent = z.object({
   details: z
     .record(z.string().max(64), z.union([z.string().max(255), z.number(), z.boolean(), z.null()]))
     .refine((details) => Object.keys(details).length <= 16, 'at most 16 details'),
+  auditHead: auditHeadReport.optional(),
+  operationCounts: operationCountsReport.optional(),
   /** base64, by the certificate's key over the retained bytes. */
   signature: z.string().max(512),
 });

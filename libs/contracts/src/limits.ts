@@ -108,6 +108,9 @@ export const limits = {
   agentBatchMax: 1_000,
   agentEventsPerMessage: 100,
   agentEventKeepDays: 90,
+  operationCountsPerEvent: 48,
+  topSecretsPerEvent: 10,
+  auditHeadKeepDays: 400,
   usageKeepDays: 400,
   revocationPollMs: 1_000,
   certificateTtlSeconds: 7 * 24 * 3_600,
@@ -172,6 +175,13 @@ const relations: [boolean, string][] = [
   [
     limits.agentEventsPerMessage * 600 <= limits.agentMessageMaxBytes,
     'a full message of agent events fits into the message limit',
+  ],
+  [
+    // In JSON a count has at most 130 characters, a reference 110, the rest of an event 1,200.
+    limits.agentEventsPerMessage *
+      (limits.operationCountsPerEvent * 130 + limits.topSecretsPerEvent * 110 + 1_200) <
+      limits.busPayloadMaxBytes,
+    'a full batch of usage reports fits into one bus message',
   ],
 ];
 for (const [holds, reason] of relations) {

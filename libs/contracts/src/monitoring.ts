@@ -344,6 +344,11 @@ export const agentEventKinds = [
   'contact_lost',
   'contact_regained',
   'queue_overflow',
+  'audit_head',
+  'operation_counts',
+  'rotation',
+  'backup',
+  'security_notice',
 ] as const;
 export const agentEventKind = z.enum(agentEventKinds);
 

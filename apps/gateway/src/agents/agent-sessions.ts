@@ -540,12 +540,12 @@ export class AgentSessions {
       this.#wrong(session, 'a sequence from 1 on');
       return;
     }
-    const checked = eventOf(event);
+    const key = session.peer.certificate?.publicKey;
+    const checked = eventOf(event, key);
     if ('wrong' in checked) {
       this.#wrong(session, `a valid ${checked.wrong}`);
       return;
     }
-    const key = session.peer.certificate?.publicKey;
     if (key === undefined || !hasValidSignature(bytes, key)) {
       this.#wrong(session, "a signature by the certificate's key");
       return;

@@ -1,4 +1,12 @@
-import { AgentMessage } from '@keystead/agent-protocol/generated/keystead/agent/v1/session';
+import { createHash, generateKeyPairSync } from 'node:crypto';
+import { signAuditHead } from '@keystead/agent-protocol/audit-head';
+import {
+  AgentMessage,
+  type AuditHead,
+  AuditHeadSigner,
+  OperationOutcome,
+  SecurityNoticeKind,
+} from '@keystead/agent-protocol/generated/keystead/agent/v1/session';
 import { retainedEvent } from '@keystead/contracts/agent-link';
 import { newUuid } from '@keystead/contracts/ids';
 import fc from 'fast-check';
@@ -15,7 +23,76 @@ const number = fc.oneof(
   fc.integer({ min: 0, max: 2 ** 32 - 1 }),
   fc.constantFrom(0, -1, 1_700_000_000_000, Number.MAX_SAFE_INTEGER, Number.MIN_SAFE_INTEGER),
 );
+const count = fc.oneof(fc.nat(), fc.constantFrom(0, 2 ** 32 - 1, Number.MAX_SAFE_INTEGER));
+const bytes = fc.oneof(
+  fc.uint8Array({ maxLength: 200 }),
+  fc.constantFrom(new Uint8Array(0), new Uint8Array(16), new Uint8Array(32)),
+);
+const blob = bytes.map((content) => Buffer.from(content));
+const word = fc.integer({ min: 0, max: 40 }) as fc.Arbitrary<never>;
 const kind = fc.oneof(
+  fc.record({
+    $case: fc.constant('auditHead' as const),
+    value: fc.record({
+      chainId: blob,
+      sequence: count,
+      hash: blob,
+      atUnixMs: number,
+      entriesSincePrevious: count,
+      signer: word,
+      signature: blob,
+      signerKey: blob,
+    }),
+  }),
+  fc.record({
+    $case: fc.constant('operationCounts' as const),
+    value: fc.record({
+      periodStartUnixMs: number,
+      periodEndUnixMs: number,
+      counts: fc.array(
+        fc.record({
+          operation: word,
+          outcome: word,
+          count,
+          p50Us: count,
+          p95Us: count,
+          p99Us: count,
+        }),
+        { maxLength: 60 },
+      ),
+      topSecrets: fc.array(fc.record({ secretRef: blob, count }), { maxLength: 12 }),
+      namespaces: count,
+      secrets: count,
+      storedBytes: count,
+    }),
+  }),
+  fc.record({
+    $case: fc.constant('rotationReported' as const),
+    value: fc.record({
+      namespaceRef: blob,
+      secretRef: blob,
+      outcome: word,
+      attempt: count,
+      rotator: word,
+      nextDueUnixMs: number,
+    }),
+  }),
+  fc.record({
+    $case: fc.constant('backupReported' as const),
+    value: fc.record({
+      kind: word,
+      outcome: word,
+      destination: word,
+      bytes: count,
+      secrets: count,
+      durationMs: count,
+      attempt: count,
+    }),
+  }),
+  fc.record({
+    $case: fc.constant('securityNotice' as const),
+    value: fc.record({ kind: word, identityRef: blob, count }),
+  }),
   fc.record({
     $case: fc.constant('booted' as const),
     value: fc.record({
@@ -67,7 +144,7 @@ const kind = fc.oneof(
 test('whatever event arrives, what gets further fits the contract', () => {
   fc.assert(
     fc.property(kind, number, (told, occurredAtUnixMs) => {
-      const checked = eventOf({ occurredAtUnixMs, kind: told });
+      const checked = eventOf({ occurredAtUnixMs, kind: told }, undefined);
       if ('wrong' in checked) return;
       const parsed = retainedEvent.safeParse({
         organizationId: newUuid(),
@@ -107,10 +184,112 @@ test('no bytes make the decoding and checking of a message throw anything but a 
         return;
       }
       const content = message.payload?.content;
-      if (content?.$case === 'event') eventOf(content.value);
+      if (content?.$case === 'event') eventOf(content.value, undefined);
       if (content?.$case === 'hello') factsOf(content.value);
       if (content?.$case === 'heartbeat') healthOf(content.value);
     }),
     { numRuns: 5_000 },
   );
+});
+
+test("an audit head says whether the session's certificate signed it, another key, nobody, or wrongly", () => {
+  const certificate = generateKeyPairSync('ec', { namedCurve: 'P-256' });
+  const other = generateKeyPairSync('ed25519');
+  const facts = {
+    chainId: Buffer.alloc(16, 1),
+    sequence: 1_000,
+    hash: Buffer.alloc(32, 2),
+    atUnixMs: 1_700_000_000_000,
+  };
+  const blank = {
+    entriesSincePrevious: 0,
+    signer: AuditHeadSigner.CERTIFICATE,
+    signature: Buffer.alloc(0),
+    signerKey: Buffer.alloc(0),
+  };
+  const report = (head: Partial<AuditHead>) => {
+    const checked = eventOf(
+      {
+        occurredAtUnixMs: 1,
+        kind: { $case: 'auditHead', value: { ...blank, ...facts, ...head } },
+      },
+      certificate.publicKey,
+    );
+    return 'value' in checked ? checked.value.auditHead : checked.wrong;
+  };
+  const keyOf = (pair: typeof other) => pair.publicKey.export({ type: 'spki', format: 'der' });
+  const signed = {
+    signature: signAuditHead(facts, certificate.privateKey),
+    signerKey: keyOf(certificate),
+  };
+  expect(report(signed)).toMatchObject({
+    chainId: '01'.repeat(16),
+    sequence: 1_000,
+    signature: 'certificate',
+    signerKeyDigest: createHash('sha256').update(signed.signerKey).digest('hex'),
+  });
+  expect(
+    report({ signature: signAuditHead(facts, other.privateKey), signerKey: keyOf(other) }),
+  ).toMatchObject({ signature: 'other_key' });
+  expect(report({})).toMatchObject({ signature: 'absent', signerKeyDigest: null });
+  for (const changed of [
+    { sequence: 1_001 },
+    { hash: Buffer.alloc(32, 3) },
+    { chainId: Buffer.alloc(16, 3) },
+    { atUnixMs: 1 },
+    { signerKey: keyOf(other) },
+  ]) {
+    expect(report({ ...signed, ...changed })).toMatchObject({ signature: 'invalid' });
+  }
+  expect(report({ chainId: Buffer.alloc(15) })).toBe('audit_head.chain_id');
+});
+
+test('words of a newer agent are kept as unrecognized, and never as text of its choosing', () => {
+  expect(
+    eventOf(
+      {
+        occurredAtUnixMs: 1,
+        kind: {
+          $case: 'operationCounts',
+          value: {
+            periodStartUnixMs: 0,
+            periodEndUnixMs: 0,
+            counts: [
+              {
+                operation: 999 as never,
+                outcome: OperationOutcome.DONE,
+                count: 3,
+                p50Us: 0,
+                p95Us: 0,
+                p99Us: 0,
+              },
+            ],
+            topSecrets: [],
+            namespaces: 0,
+            secrets: 0,
+            storedBytes: 0,
+          },
+        },
+      },
+      undefined,
+    ),
+  ).toMatchObject({
+    value: { operationCounts: { counts: [{ operation: 'unrecognized', outcome: 'done' }] } },
+  });
+  expect(
+    eventOf(
+      {
+        occurredAtUnixMs: 1,
+        kind: {
+          $case: 'securityNotice',
+          value: {
+            kind: SecurityNoticeKind.GUESSING,
+            identityRef: Buffer.from('alice@example.com'),
+            count: 3,
+          },
+        },
+      },
+      undefined,
+    ),
+  ).toEqual({ wrong: 'security_notice.identity_ref' });
 });

@@ -3,15 +3,38 @@
  * here, so that nothing of an agent's choosing gets further.
  */
 
+import { createHash, type KeyObject } from 'node:crypto';
 import {
+  auditHeadKeyMaxBytes,
+  auditHeadSignatureMaxBytes,
+  isAuditHeadSignedBy,
+} from '@keystead/agent-protocol/audit-head';
+import {
+  type AuditHead,
+  BackupDestination,
+  BackupKind,
+  BackupOutcome,
   ConfigurationSection,
   ContactLossReason,
   type Event,
   Health,
   type Heartbeat,
   type Hello,
+  Operation,
+  type OperationCounts,
+  OperationOutcome,
+  RotationOutcome,
+  Rotator,
+  SecurityNoticeKind,
 } from '@keystead/agent-protocol/generated/keystead/agent/v1/session';
-import type { AgentFacts, Beat, RetainedEvent } from '@keystead/contracts/agent-link';
+import type {
+  AgentFacts,
+  AuditHeadReport,
+  Beat,
+  OperationCountsReport,
+  RetainedEvent,
+} from '@keystead/contracts/agent-link';
+import { limits } from '@keystead/contracts/limits';
 
 /** A text where the value is wrong: it goes into the status of the stream. */
 export type Checked<T> = { value: T } | { wrong: string };
@@ -64,18 +87,23 @@ export function healthOf(heartbeat: Heartbeat): Beat['health'] | undefined {
   }
 }
 
-type Details = RetainedEvent['details'];
-type Told = { kind: RetainedEvent['kind']; details: Details };
+type Told = Pick<RetainedEvent, 'kind' | 'details' | 'auditHead' | 'operationCounts'>;
 
-/** Kind, time and details of a retained event. */
-export function eventOf(event: Event): Checked<Told & { occurredAtMs: number }> {
+/**
+ * Kind, time and content of a retained event. The key is the session's certificate's: an audit head
+ * says whether it was signed by it.
+ */
+export function eventOf(
+  event: Event,
+  certificateKey: KeyObject | undefined,
+): Checked<Told & { occurredAtMs: number }> {
   const occurredAtMs = event.occurredAtUnixMs;
   if (!isInstant(occurredAtMs)) return { wrong: 'event.occurred_at_unix_ms' };
-  const told = toldBy(event);
+  const told = toldBy(event, certificateKey);
   return typeof told === 'string' ? { wrong: told } : { value: { ...told, occurredAtMs } };
 }
 
-function toldBy({ kind }: Event): Told | string {
+function toldBy({ kind }: Event, certificateKey: KeyObject | undefined): Told | string {
   switch (kind?.$case) {
     case 'booted': {
       const { agentVersion, previousBootId, previousRunEndedCleanly, configurationDigest } =
@@ -163,9 +191,141 @@ function toldBy({ kind }: Event): Told | string {
         },
       };
     }
+    case 'auditHead':
+      return auditHeadOf(kind.value, certificateKey);
+    case 'operationCounts':
+      return operationCountsOf(kind.value);
+    case 'rotationReported': {
+      const { namespaceRef, secretRef, outcome, attempt, rotator, nextDueUnixMs } = kind.value;
+      if (!isReference(namespaceRef)) return 'rotation_reported.namespace_ref';
+      if (!isReference(secretRef)) return 'rotation_reported.secret_ref';
+      if (!isInstant(nextDueUnixMs)) return 'rotation_reported.next_due_unix_ms';
+      return {
+        kind: 'rotation',
+        details: {
+          namespaceRef: namespaceRef.toString('hex'),
+          secretRef: secretRef.toString('hex'),
+          outcome: nameOf(RotationOutcome, outcome),
+          attempt,
+          rotator: nameOf(Rotator, rotator),
+          nextDueAt: nextDueUnixMs === 0 ? null : new Date(nextDueUnixMs).toISOString(),
+        },
+      };
+    }
+    case 'backupReported': {
+      const { outcome, destination, bytes, secrets, durationMs, attempt } = kind.value;
+      return {
+        kind: 'backup',
+        details: {
+          kind: nameOf(BackupKind, kind.value.kind),
+          outcome: nameOf(BackupOutcome, outcome),
+          destination: nameOf(BackupDestination, destination),
+          bytes,
+          secrets,
+          durationMs,
+          attempt,
+        },
+      };
+    }
+    case 'securityNotice': {
+      const { identityRef, count } = kind.value;
+      if (identityRef.length > 0 && !isReference(identityRef))
+        return 'security_notice.identity_ref';
+      return {
+        kind: 'security_notice',
+        details: {
+          notice: nameOf(SecurityNoticeKind, kind.value.kind),
+          identityRef: identityRef.length === 0 ? null : identityRef.toString('hex'),
+          count,
+        },
+      };
+    }
     default:
       return 'event.kind';
   }
+}
+
+function auditHeadOf(head: AuditHead, certificateKey: KeyObject | undefined): Told | string {
+  const { chainId, sequence, hash, atUnixMs, entriesSincePrevious, signature, signerKey } = head;
+  if (chainId.length !== 16) return 'audit_head.chain_id';
+  if (!isReference(hash)) return 'audit_head.hash';
+  if (!isInstant(atUnixMs)) return 'audit_head.at_unix_ms';
+  if (signature.length > auditHeadSignatureMaxBytes) return 'audit_head.signature';
+  if (signerKey.length > auditHeadKeyMaxBytes) return 'audit_head.signer_key';
+  const auditHead: AuditHeadReport = {
+    chainId: chainId.toString('hex'),
+    sequence,
+    hash: hash.toString('hex'),
+    atMs: atUnixMs,
+    entriesSincePrevious,
+    signature: auditHeadSignature(head, certificateKey),
+    signerKeyDigest:
+      signature.length === 0 ? null : createHash('sha256').update(signerKey).digest('hex'),
+  };
+  const { atMs, ...details } = auditHead;
+  return {
+    kind: 'audit_head',
+    details: { ...details, at: new Date(atMs).toISOString() },
+    auditHead,
+  };
+}
+
+function auditHeadSignature(
+  head: AuditHead,
+  certificateKey: KeyObject | undefined,
+): AuditHeadReport['signature'] {
+  if (head.signature.length === 0) return 'absent';
+  if (!isAuditHeadSignedBy(head, head.signature, head.signerKey)) return 'invalid';
+  return certificateKey !== undefined &&
+    head.signerKey.equals(certificateKey.export({ type: 'spki', format: 'der' }))
+    ? 'certificate'
+    : 'other_key';
+}
+
+function operationCountsOf(reported: OperationCounts): Told | string {
+  const { periodStartUnixMs, periodEndUnixMs, counts, topSecrets } = reported;
+  if (!isInstant(periodStartUnixMs) || !isInstant(periodEndUnixMs))
+    return 'operation_counts.period_start_unix_ms';
+  if (counts.length > limits.operationCountsPerEvent) return 'operation_counts.counts';
+  if (topSecrets.length > limits.topSecretsPerEvent) return 'operation_counts.top_secrets';
+  if (!topSecrets.every(({ secretRef }) => isReference(secretRef)))
+    return 'operation_counts.top_secrets';
+  const operationCounts: OperationCountsReport = {
+    periodStartMs: periodStartUnixMs,
+    periodEndMs: periodEndUnixMs,
+    counts: counts.map(({ operation, outcome, count, p50Us, p95Us, p99Us }) => ({
+      operation: nameOf(Operation, operation),
+      outcome: nameOf(OperationOutcome, outcome),
+      count,
+      p50Us,
+      p95Us,
+      p99Us,
+    })),
+    topSecrets: topSecrets.map(({ secretRef, count }) => ({
+      secretRef: secretRef.toString('hex'),
+      count,
+    })),
+    namespaces: reported.namespaces,
+    secrets: reported.secrets,
+    storedBytes: reported.storedBytes,
+  };
+  return {
+    kind: 'operation_counts',
+    details: {
+      periodStart: new Date(periodStartUnixMs).toISOString(),
+      periodEnd: new Date(periodEndUnixMs).toISOString(),
+      operations: counts.reduce((sum, { count }) => sum + count, 0),
+      namespaces: reported.namespaces,
+      secrets: reported.secrets,
+      storedBytes: reported.storedBytes,
+    },
+    operationCounts,
+  };
+}
+
+/** A keyed hash, or a hash: 32 bytes. */
+function isReference(bytes: Uint8Array): boolean {
+  return bytes.length === 32;
 }
 
 /** What ISO 8601 can write with four digits of year. */
