@@ -7,6 +7,8 @@ import { type DatabaseUrls, onDatabase } from './installation/database-urls.ts';
 export interface TestServers {
   /** A migrated database that nobody connects to, so that it can be cloned. */
   readonly template: DatabaseUrls;
+  /** Answers a GET with the URL of a MariaDB's administrator; the first one starts the server. */
+  readonly mysqlDoor: string;
 }
 
 declare module 'vitest' {

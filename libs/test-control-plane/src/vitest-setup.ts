@@ -1,9 +1,13 @@
 /**
  * Before the first integration or end-to-end test of a run: one PostgreSQL, and in it a migrated
- * database that tests clone. Both projects of a run share it; it goes with the last one.
+ * database that tests clone. Both projects of a run share it; it goes with the last one. A MariaDB
+ * starts with the first test that asks for one.
  */
 import { execFile } from 'node:child_process';
+import { randomUUID } from 'node:crypto';
 import { mkdtempSync } from 'node:fs';
+import { createServer, type Server } from 'node:http';
+import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
@@ -19,6 +23,7 @@ const run = promisify(execFile);
 interface Shared {
   infrastructure: Infrastructure;
   template: DatabaseUrls;
+  mysql: MysqlDoor;
   users: number;
 }
 
@@ -31,14 +36,14 @@ export default async function setup(project: TestProject): Promise<() => Promise
   holder[place] ??= start();
   const shared = await holder[place];
   shared.users += 1;
-  const servers: TestServers = { template: shared.template };
+  const servers: TestServers = { template: shared.template, mysqlDoor: shared.mysql.url };
   project.provide('keystead', servers);
   return async () => {
     shared.users -= 1;
     if (shared.users > 0) return;
     holder[place] = undefined;
     await dropDatabase(shared.template.ownerUrl).catch(() => undefined);
-    await shared.infrastructure.stop();
+    await Promise.all([shared.infrastructure.stop(), shared.mysql.close()]);
   };
 }
 
@@ -54,11 +59,43 @@ async function start(): Promise<Shared> {
     owner.pathname = `/${name}`;
     const template = databaseUrls(owner.href, { service: 'service', across: 'across' });
     await migrate(template);
-    return { infrastructure, template, users: 0 };
+    return { infrastructure, template, mysql: await openMysqlDoor(), users: 0 };
   } catch (error) {
     await infrastructure.stop();
     throw error;
   }
+}
+
+interface MysqlDoor {
+  url: string;
+  close(): Promise<void>;
+}
+
+/** Few tests need a MariaDB and they run in processes of their own: they ask this one for it. */
+async function openMysqlDoor(): Promise<MysqlDoor> {
+  let started: Promise<Infrastructure> | undefined;
+  const path = `/${randomUUID()}`;
+  const server: Server = createServer((request, response) => {
+    if (request.url !== path) return void response.writeHead(404).end();
+    started ??= startInfrastructure({
+      stateDir: mkdtempSync(join(tmpdir(), 'keystead-test-')),
+      purpose: 'test',
+      servers: ['mariadb'],
+    });
+    started.then(
+      ({ mysqlUrl }) => response.end(mysqlUrl),
+      (error) => response.writeHead(500).end(String(error)),
+    );
+  });
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  return {
+    url: `http://127.0.0.1:${(server.address() as AddressInfo).port}${path}`,
+    close: async () => {
+      server.closeAllConnections();
+      server.close();
+      await (await started?.catch(() => undefined))?.stop();
+    },
+  };
 }
 
 /** End-to-end tests run what was built: a stale build would prove nothing. */

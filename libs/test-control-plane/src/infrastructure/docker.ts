@@ -16,6 +16,7 @@ export const images = {
   PostgreSQL: 'postgres:18.4-alpine',
   Redis: 'redis:8.4.0-alpine',
   NATS: 'nats:2.12.2-alpine',
+  MariaDB: 'mariadb:11.8.3',
 } as const;
 
 let answer: Promise<boolean> | undefined;

@@ -1,11 +1,13 @@
 /**
  * PostgreSQL, Redis and NATS for an installation on this machine, used alike by `npm start` and by the
- * tests. Each is looked for in the same order:
+ * tests; and MariaDB, as a customer's agent may have it, for tests that ask for it. Each is looked for
+ * in the same order:
  *
- *   1. named by KEYSTEAD_DATABASE_URL, KEYSTEAD_REDIS_URL, KEYSTEAD_NATS_URL: used, never touched
+ *   1. named by KEYSTEAD_DATABASE_URL, KEYSTEAD_REDIS_URL, KEYSTEAD_NATS_URL, KEYSTEAD_MYSQL_URL: used,
+ *      never touched
  *   2. Docker Compose, where an engine answers (KEYSTEAD_DOCKER=off leaves it out)
- *   3. the PostgreSQL of an npm package; redis-server and nats-server on the PATH
- *   4. as root on Debian: redis-server and nats-server from its packages
+ *   3. the PostgreSQL of an npm package; redis-server, nats-server and mariadbd on the PATH
+ *   4. as root on Debian: redis-server, nats-server and mariadb-server from its packages
  *   5. a message that names what is missing
  *
  * What it starts listens on loopback, at ports that were free, behind passwords of its own, and keeps
@@ -18,13 +20,14 @@ import { join } from 'node:path';
 import { guardFolder } from './child-guard.ts';
 import { dockerAnswers } from './docker.ts';
 import { preferredPort } from './free-port.ts';
+import { startMariadb } from './mariadb.ts';
 import { type NatsUser, startNats } from './nats.ts';
 import { ensureOwner, startPostgresql } from './postgresql.ts';
 import { canInstallPackages, findProgram, installPackages } from './programs.ts';
 import { startRedis } from './redis.ts';
 import { namedServer, type RunningServer } from './running-server.ts';
 
-export type ServerName = 'postgresql' | 'redis' | 'nats';
+export type ServerName = 'postgresql' | 'redis' | 'nats' | 'mariadb';
 
 export const serviceNames = [
   'gateway',
@@ -44,7 +47,7 @@ export interface InfrastructureOptions {
   readonly purpose: 'start' | 'test';
   /** Whether a commit is on the disk when it is answered; by default for `start` only. */
   readonly durable?: boolean;
-  /** Which of the three; all by default. */
+  /** Which of them; all but MariaDB by default. */
   readonly servers?: readonly ServerName[];
   readonly natsUsers?: readonly NatsUser[];
   /** One line a step, for people. */
@@ -63,6 +66,9 @@ export interface Infrastructure {
   readonly postgresql: RunningServer;
   readonly redis: RunningServer;
   readonly nats: RunningServer;
+  /** As its administrator, who makes databases; no database is named. */
+  readonly mysqlUrl: string;
+  readonly mariadb: RunningServer;
   readonly stop: () => Promise<void>;
 }
 
@@ -70,6 +76,7 @@ interface Secrets {
   postgresqlPassword: string;
   ownerPassword: string;
   redisPassword: string;
+  mariadbPassword: string;
   natsPasswords: Record<string, string>;
   ports: Partial<Record<ServerName, number>>;
 }
@@ -99,17 +106,23 @@ export async function startInfrastructure(options: InfrastructureOptions): Promi
   const databaseUrl = named('KEYSTEAD_DATABASE_URL');
   const redisUrl = named('KEYSTEAD_REDIS_URL');
   const natsUrl = named('KEYSTEAD_NATS_URL');
+  const mysqlUrl = named('KEYSTEAD_MYSQL_URL');
   const ours = {
     postgresql: wanted.has('postgresql') && databaseUrl === undefined,
     redis: wanted.has('redis') && redisUrl === undefined,
     nats: wanted.has('nats') && natsUrl === undefined,
+    mariadb: wanted.has('mariadb') && mysqlUrl === undefined,
   };
 
-  const docker = (ours.postgresql || ours.redis || ours.nats) && (await dockerAnswers());
+  const docker = Object.values(ours).includes(true) && (await dockerAnswers());
   const programs = docker
     ? {}
     : await findPrograms(
-        [...(ours.redis ? ['redis-server'] : []), ...(ours.nats ? ['nats-server'] : [])],
+        [
+          ...(ours.redis ? ['redis-server'] : []),
+          ...(ours.nats ? ['nats-server'] : []),
+          ...(ours.mariadb ? ['mariadbd'] : []),
+        ],
         report,
       );
 
@@ -191,6 +204,21 @@ export async function startInfrastructure(options: InfrastructureOptions): Promi
                 onUnexpectedExit,
               }),
         ),
+    !wanted.has('mariadb')
+      ? Promise.resolve(absentServer('MariaDB'))
+      : started(
+          mysqlUrl !== undefined
+            ? Promise.resolve(namedServer('MariaDB', 'KEYSTEAD_MYSQL_URL', mysqlUrl, 3306))
+            : startMariadb({
+                stateDir,
+                port: port('mariadb'),
+                password: secrets.mariadbPassword,
+                temporary,
+                durable,
+                program: programs.mariadbd,
+                onUnexpectedExit,
+              }),
+        ),
   ]);
   try {
     const failed = results.find((result) => result.status === 'rejected');
@@ -207,9 +235,9 @@ export async function startInfrastructure(options: InfrastructureOptions): Promi
     await stop();
     throw error;
   }
-  const [postgresql, redis, nats] = results.map((result) =>
+  const [postgresql, redis, nats, mariadb] = results.map((result) =>
     result.status === 'fulfilled' ? result.value : undefined,
-  ) as [RunningServer, RunningServer, RunningServer];
+  ) as [RunningServer, RunningServer, RunningServer, RunningServer];
 
   return {
     databaseUrl:
@@ -221,32 +249,42 @@ export async function startInfrastructure(options: InfrastructureOptions): Promi
     postgresql,
     redis,
     nats,
+    mysqlUrl: mysqlUrl ?? `mysql://root:${secrets.mariadbPassword}@127.0.0.1:${port('mariadb')}`,
+    mariadb,
     stop,
   };
 }
+
+const variableOf: Record<string, string> = {
+  'redis-server': 'KEYSTEAD_REDIS_URL',
+  'nats-server': 'KEYSTEAD_NATS_URL',
+  mariadbd: 'KEYSTEAD_MYSQL_URL',
+};
 
 async function findPrograms(
   names: readonly string[],
   report: (line: string) => void,
 ): Promise<Record<string, string>> {
   const missing = () => names.filter((name) => findProgram(name) === undefined);
+  const packageOf = (name: string) => (name === 'mariadbd' ? 'mariadb-server' : name);
   let reason = '';
   if (missing().length > 0 && canInstallPackages()) {
     try {
-      await installPackages(missing(), report);
+      await installPackages(missing().map(packageOf), report);
     } catch (error) {
       reason = `\n${error instanceof Error ? error.message : String(error)}`;
     }
   }
   const left = missing();
   if (left.length > 0) {
-    const variables = left.map((name) =>
-      name === 'redis-server' ? 'KEYSTEAD_REDIS_URL' : 'KEYSTEAD_NATS_URL',
+    const variables = left.map((name) => variableOf[name]);
+    const brewed = left.map((name) =>
+      name.replace('redis-server', 'redis').replace('mariadbd', 'mariadb'),
     );
     throw new Error(
       `Missing: ${left.join(' and ')}. Any one of these helps:\n` +
-        `  - install ${left.length > 1 ? 'them' : 'it'}: apt-get install ${left.join(' ')} ` +
-        `(or brew install ${left.map((name) => name.replace('redis-server', 'redis')).join(' ')})\n` +
+        `  - install ${left.length > 1 ? 'them' : 'it'}: apt-get install ${left.map(packageOf).join(' ')} ` +
+        `(or brew install ${brewed.join(' ')})\n` +
         '  - start a Docker engine with Docker Compose\n' +
         `  - name a running one by ${variables.join(' and ')}${reason}`,
     );
@@ -263,13 +301,14 @@ async function readSecrets(
   const kept: Partial<Secrets> = existsSync(file) ? JSON.parse(readFileSync(file, 'utf8')) : {};
   const password = () => randomBytes(24).toString('hex');
   const ports: Secrets['ports'] = { ...kept.ports };
-  for (const name of ['postgresql', 'redis', 'nats'] as const) {
+  for (const name of ['postgresql', 'redis', 'nats', 'mariadb'] as const) {
     if (ours[name]) ports[name] = await preferredPort(kept.ports?.[name]);
   }
   return {
     postgresqlPassword: kept.postgresqlPassword ?? password(),
     ownerPassword: kept.ownerPassword ?? password(),
     redisPassword: kept.redisPassword ?? password(),
+    mariadbPassword: kept.mariadbPassword ?? password(),
     natsPasswords: Object.fromEntries(
       users.map(({ service }) => [service, kept.natsPasswords?.[service] ?? password()]),
     ),

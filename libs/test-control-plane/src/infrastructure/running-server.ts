@@ -2,11 +2,11 @@
 export type Provider = 'named' | 'docker' | 'npm' | 'program';
 
 /**
- * One of the three servers, and what a fault test can do to it. A server that the environment names
+ * One of the servers, and what a fault test can do to it. A server that the environment names
  * belongs to somebody else: it is only used, and every fault is refused.
  */
 export interface RunningServer {
-  readonly label: 'PostgreSQL' | 'Redis' | 'NATS';
+  readonly label: 'PostgreSQL' | 'Redis' | 'NATS' | 'MariaDB';
   readonly provider: Provider;
   /** For people: where it runs and where its data lies. */
   readonly description: string;
