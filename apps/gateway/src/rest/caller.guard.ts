@@ -3,13 +3,13 @@ import { anonymous, type RequestFacts } from '@keystead/access/authenticator';
 import { BearerGuard } from '@keystead/access/passport';
 import type { Ctx } from '@keystead/contracts/context';
 import { ServiceError } from '@keystead/contracts/errors';
+import { readIdempotencyKey } from '@keystead/contracts/http/request-text';
 import type { Operation } from '@keystead/contracts/operation';
 import { authorize } from '@keystead/messaging/bus-handlers';
 import { type CanActivate, type ExecutionContext, Inject, SetMetadata } from '@nestjs/common';
 import { Reflector } from '@nestjs/core';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import { RequestAllowance } from './request-allowance.ts';
-import { readIdempotencyKey } from './request-text.ts';
 
 declare module 'fastify' {
   interface FastifyRequest {

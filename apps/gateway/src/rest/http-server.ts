@@ -7,13 +7,17 @@ import type { Socket } from 'node:net';
 import { setTimeout as delay } from 'node:timers/promises';
 import helmet from '@fastify/helmet';
 import { ServiceError } from '@keystead/contracts/errors';
+import {
+  asServiceError,
+  headersOfEarlyAnswers,
+  problemAnswer,
+} from '@keystead/contracts/http/problem-answer';
+import { readRequestId } from '@keystead/contracts/http/request-text';
 import { newUuid } from '@keystead/contracts/ids';
 import { limits } from '@keystead/contracts/limits';
 import { FastifyAdapter } from '@nestjs/platform-fastify';
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
-import { asServiceError, headersOfEarlyAnswers, problemAnswer } from './problem.ts';
 import type { RequestMetrics } from './request-metrics.ts';
-import { readRequestId } from './request-text.ts';
 import type { RouteTable } from './route-table.ts';
 
 export interface HttpServerOptions {

@@ -1,11 +1,11 @@
 /** What happens to a request whose caller is known: check, ask the service, answer. */
 import type { Ctx } from '@keystead/contracts/context';
+import { readTraceparent } from '@keystead/contracts/http/request-text';
 import type { Operation } from '@keystead/contracts/operation';
 import { operations } from '@keystead/contracts/operations';
 import { type Bus, tracing } from '@keystead/messaging/bus';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import { readInput } from './operation-input.ts';
-import { readTraceparent } from './request-text.ts';
 
 export class OperationDoor {
   readonly #bus: Pick<Bus, 'perform'>;

@@ -1,8 +1,8 @@
 /** From a request to the input of an operation: every part is checked by the operation's schemas. */
 import { invalidRequest, ServiceError } from '@keystead/contracts/errors';
+import { readIfMatch, readJson, readQuery } from '@keystead/contracts/http/request-text';
 import type { Input, Operation } from '@keystead/contracts/operation';
 import type { z } from 'zod';
-import { readIfMatch, readJson, readQuery } from './request-text.ts';
 
 export interface RawRequest {
   /** Decoded path parameters. */

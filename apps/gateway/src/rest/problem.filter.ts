@@ -1,8 +1,12 @@
 import { ServiceError } from '@keystead/contracts/errors';
+import {
+  asServiceError,
+  headersOfEarlyAnswers,
+  problemAnswer,
+} from '@keystead/contracts/http/problem-answer';
 import type { Logger } from '@keystead/service-runtime/log';
 import { type ArgumentsHost, Catch, type ExceptionFilter, NotFoundException } from '@nestjs/common';
 import type { FastifyReply, FastifyRequest } from 'fastify';
-import { asServiceError, headersOfEarlyAnswers, problemAnswer } from './problem.ts';
 import type { RouteTable } from './route-table.ts';
 
 /** Answers everything that was thrown on the way of a request. */

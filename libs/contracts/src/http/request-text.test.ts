@@ -1,7 +1,7 @@
-import { ServiceError } from '@keystead/contracts/errors';
-import { limits } from '@keystead/contracts/limits';
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
+import { ServiceError } from '../errors.ts';
+import { limits } from '../limits.ts';
 import {
   readIdempotencyKey,
   readIfMatch,

@@ -2,8 +2,8 @@
  * What a request says in text, taken apart with care: JSON, query strings and headers come from
  * anybody. Everything that is refused is refused here with the place where it stands.
  */
-import { invalidRequest, type ProblemDetail, type ServiceError } from '@keystead/contracts/errors';
-import { limits } from '@keystead/contracts/limits';
+import { invalidRequest, type ProblemDetail, type ServiceError } from '../errors.ts';
+import { limits } from '../limits.ts';
 
 const utf8 = new TextDecoder('utf-8', { fatal: true });
 const queryPairsMax = 100;

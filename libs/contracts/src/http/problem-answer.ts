@@ -1,11 +1,5 @@
 /** Every error as RFC 9457 problem details: one mapping, for whatever was thrown. */
-import {
-  type ErrorCode,
-  errorCodes,
-  type Problem,
-  ServiceError,
-  toWireError,
-} from '@keystead/contracts/errors';
+import { type ErrorCode, errorCodes, type Problem, ServiceError, toWireError } from '../errors.ts';
 
 export const problemMediaType = 'application/problem+json';
 const defaultRetryAfterSeconds = 2;
@@ -54,7 +48,7 @@ const codeOfStatus: Record<number, ErrorCode> = {
 };
 
 /**
- * What the HTTP server and Nest throw by themselves, told by its status. Their words are not
+ * What an HTTP server throws by itself, told by its status. Their words are not
  * ours to pass on: they may quote the request.
  */
 export function asServiceError(error: unknown): ServiceError {
