@@ -19,7 +19,10 @@ export interface LeaseTables {
   };
 }
 
-export async function createLeaseTables(queries: Queries<unknown>, kind: SqlKind): Promise<void> {
+export async function createLeaseTables(
+  queries: Queries<LeaseTables>,
+  kind: SqlKind,
+): Promise<void> {
   const number = integerColumn(kind);
   await queries.schema
     .createTable('lease')

@@ -203,6 +203,6 @@ test('whatever pauses, sleeps and clock jumps come, no overtaken holder writes, 
       }),
       (steps) => simulate(steps as Step[]),
     ),
-    { numRuns: process.env.KEYSTEAD_PROVE === 'full' ? 20_000 : 150 },
+    { numRuns: process.env.KEYSTEAD_PROVE === 'full' ? 20_000 : 600 },
   );
 });
