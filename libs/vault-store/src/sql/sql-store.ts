@@ -97,7 +97,9 @@ async function openMysql<Schema>(options: ServerOptions): Promise<SqlStore<Schem
       pool,
       onCreateConnection: async (connection) => {
         for (const statement of [
-          "set session sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION,ANSI_QUOTES,NO_BACKSLASH_ESCAPES'",
+          // Never NO_BACKSLASH_ESCAPES: mysql2 writes parameters into the text with backslashes, and
+          // a quote in one would end its string.
+          "set session sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION,ANSI_QUOTES'",
           'set session transaction isolation level read committed',
         ]) {
           await connection.executeQuery(sql.raw(statement).compile(db));
