@@ -1,6 +1,7 @@
-/** The table of leases, for the agent's store to create with its own. */
+/** The table of leases. */
 import { integerColumn, nameColumn } from '@keystead/vault-store/sql/columns';
 import type { Queries, SqlKind } from '@keystead/vault-store/sql/sql-store';
+import type { Migration } from '../store/migrations.ts';
 import { leaseLimits } from './lease-limits.ts';
 
 export interface LeaseTables {
@@ -26,6 +27,7 @@ export async function createLeaseTables(
   const number = integerColumn(kind);
   await queries.schema
     .createTable('lease')
+    .ifNotExists()
     .addColumn('name', nameColumn(kind, leaseLimits.nameMaxLength), (column) =>
       column.primaryKey().notNull(),
     )

@@ -6,7 +6,8 @@ import {
 import { openSql, type SqlStore } from '@keystead/vault-store/sql/sql-store';
 import { sql } from 'kysely';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { createLeaseTables, type LeaseTables } from './lease-tables.ts';
+import { migrate } from '../store/migrations.ts';
+import { type LeaseTables, leaseMigrations } from './lease-tables.ts';
 import { databaseNowMs, LeaseLost, Leases } from './leases.ts';
 
 describe.each(sqlKinds)('leases on %s', (kind) => {
@@ -17,7 +18,7 @@ describe.each(sqlKinds)('leases on %s', (kind) => {
     database = await createSqlDatabase(kind);
     const store = await openSql<LeaseTables>(database.options);
     stores = [store, kind === 'sqlite' ? store : await openSql(database.options)];
-    await stores[0].write((queries) => createLeaseTables(queries, kind));
+    await migrate(store as unknown as SqlStore<unknown>, leaseMigrations, Date.now());
   });
   afterAll(async () => {
     for (const store of new Set(stores)) await store.close();

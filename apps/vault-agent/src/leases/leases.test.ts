@@ -2,7 +2,8 @@ import { openSql, type SqlStore } from '@keystead/vault-store/sql/sql-store';
 import fc from 'fast-check';
 import { sql } from 'kysely';
 import { afterEach, beforeEach, expect, test } from 'vitest';
-import { createLeaseTables, type LeaseTables } from './lease-tables.ts';
+import { migrate } from '../store/migrations.ts';
+import { type LeaseTables, leaseMigrations } from './lease-tables.ts';
 import { type HeldLease, LeaseLost, Leases } from './leases.ts';
 
 interface Schema extends LeaseTables {
@@ -16,8 +17,8 @@ let databaseMs: number;
 beforeEach(async () => {
   databaseMs = 1_000_000;
   store = await openSql<Schema>({ kind: 'sqlite', file: ':memory:' });
+  await migrate(store as unknown as SqlStore<unknown>, leaseMigrations, 0);
   await store.write(async (queries) => {
-    await createLeaseTables(queries, 'sqlite');
     await sql`create table written (position integer primary key, token integer not null)`.execute(
       queries,
     );
