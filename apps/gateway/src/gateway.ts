@@ -2,6 +2,8 @@
  * The life of a gateway process: open the connections, offer the doors, and on SIGTERM say so,
  * finish what runs and close. It starts also while NATS or Redis are away; `/readyz` then says no.
  */
+
+import { RouteTable } from '@keystead/contracts/http/route-table';
 import { natsConnection } from '@keystead/messaging/bus-options';
 import { stopOnSignal } from '@keystead/service-runtime/boot-service';
 import { listenForHealth, serveHealth } from '@keystead/service-runtime/health';
@@ -21,7 +23,6 @@ import { createHttpServer } from './rest/http-server.ts';
 import { servePages } from './rest/pages.http.ts';
 import { ProblemFilter } from './rest/problem.filter.ts';
 import { RequestMetrics } from './rest/request-metrics.ts';
-import { RouteTable } from './rest/route-table.ts';
 
 const finishWithinMs = 1_000;
 

@@ -13,12 +13,12 @@ import {
   problemAnswer,
 } from '@keystead/contracts/http/problem-answer';
 import { readRequestId } from '@keystead/contracts/http/request-text';
+import type { RouteTable } from '@keystead/contracts/http/route-table';
 import { newUuid } from '@keystead/contracts/ids';
 import { limits } from '@keystead/contracts/limits';
 import { FastifyAdapter } from '@nestjs/platform-fastify';
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import type { RequestMetrics } from './request-metrics.ts';
-import type { RouteTable } from './route-table.ts';
 
 export interface HttpServerOptions {
   trustedProxies: readonly string[];

@@ -4,10 +4,10 @@ import {
   headersOfEarlyAnswers,
   problemAnswer,
 } from '@keystead/contracts/http/problem-answer';
+import type { RouteTable } from '@keystead/contracts/http/route-table';
 import type { Logger } from '@keystead/service-runtime/log';
 import { type ArgumentsHost, Catch, type ExceptionFilter, NotFoundException } from '@nestjs/common';
 import type { FastifyReply, FastifyRequest } from 'fastify';
-import type { RouteTable } from './route-table.ts';
 
 /** Answers everything that was thrown on the way of a request. */
 @Catch()

@@ -1,7 +1,8 @@
 /** Who asks for something: made by the authentication alone, first argument of whatever acts. */
 import type { AgentAction } from '@keystead/contracts/agent-api/actions';
 
-export type IdentityKind = 'api_key' | 'jwt' | 'certificate' | 'system';
+/** `anonymous` is whoever was refused at the door: it appears in the audit, and may do nothing. */
+export type IdentityKind = 'api_key' | 'jwt' | 'certificate' | 'system' | 'anonymous';
 
 export interface CallerIdentity {
   kind: IdentityKind;
@@ -11,6 +12,8 @@ export interface CallerIdentity {
   name: string;
   /** Names of roles. */
   roles: readonly string[];
+  /** Name patterns that narrow the roles; without them the roles hold everywhere. */
+  namespaces?: readonly string[];
 }
 
 export interface Caller {
@@ -22,6 +25,11 @@ export interface Caller {
   tls: boolean;
   /** Lower-case names; only those that policies may read. */
   headers: Readonly<Record<string, string>>;
+  /**
+   * In a list of which the caller may see a part: whether this one belongs to it. Undefined: all do.
+   * Set by the door, for operations that say that they narrow.
+   */
+  sees?: (resource: ResourceReference) => boolean;
 }
 
 /** What an action is about. A list or a creation names what is above it. */
@@ -38,6 +46,14 @@ export interface Decision {
   resource: ResourceReference;
   /** Roles or policies that decided, for the audit. */
   decidedBy: readonly string[];
+  /** What a policy asks for besides. */
+  obligations: readonly Obligation[];
+}
+
+/** What is to be done with an answer that a policy permits, e.g. `mask` with its parameters. */
+export interface Obligation {
+  kind: string;
+  parameters: Readonly<Record<string, string | number | boolean>>;
 }
 
 /** The agent's own duties act under a name of their own, and are audited as everybody. */

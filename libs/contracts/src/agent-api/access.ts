@@ -166,7 +166,7 @@ export const readCaller = agentOperation('caller.read', {
   path: '/v1/caller',
   summary: 'Show who calls, and what that identity may do',
   tag,
-  action: 'health.read',
+  action: 'caller.read',
   output: z.object({
     kind: z.enum(['api_key', 'jwt', 'certificate', 'system']),
     id: z.string(),

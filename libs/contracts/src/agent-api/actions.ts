@@ -55,6 +55,8 @@ export const agentActions = [
   'configuration.read',
   'configuration.reload',
   'health.read',
+  'caller.read',
+  'caller.authenticate',
 ] as const;
 export type AgentAction = (typeof agentActions)[number];
 

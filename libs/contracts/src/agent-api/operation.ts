@@ -40,6 +40,11 @@ export interface AgentOperation<
   bodyMaxBytes: number | undefined;
   /** `stream`: bytes in or out that no schema describes; `output` and `body` are then not used. */
   streams: 'none' | 'in' | 'out';
+  /**
+   * A list that shows only what `caller.sees`: it is answered also to who may see a part. Any other
+   * list needs the right to all of it.
+   */
+  narrows: boolean;
 }
 
 export type AgentInput<O extends AgentOperation> = {
@@ -66,6 +71,7 @@ interface Declaration<P, Q, B, O> {
   ifMatch?: AgentOperation['ifMatch'];
   bodyMaxBytes?: number;
   streams?: AgentOperation['streams'];
+  narrows?: boolean;
 }
 
 export function agentOperation<
@@ -90,5 +96,6 @@ export function agentOperation<
     ifMatch: declared.ifMatch ?? 'none',
     bodyMaxBytes: declared.bodyMaxBytes,
     streams: declared.streams ?? 'none',
+    narrows: declared.narrows ?? false,
   };
 }
