@@ -20,10 +20,11 @@ export interface LeaseTables {
   };
 }
 
-export async function createLeaseTables(
-  queries: Queries<LeaseTables>,
-  kind: SqlKind,
-): Promise<void> {
+export const leaseMigrations: readonly Migration[] = [
+  { name: 'leases-1', apply: createLeaseTables },
+];
+
+async function createLeaseTables(queries: Queries<unknown>, kind: SqlKind): Promise<void> {
   const number = integerColumn(kind);
   await queries.schema
     .createTable('lease')
