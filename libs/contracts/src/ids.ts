@@ -16,6 +16,7 @@ export const idPrefixes = {
   vault: 'vlt',
   agent: 'agt',
   agentEvent: 'evt',
+  auditHead: 'adh',
   outage: 'out',
   alert: 'alr',
   alertRule: 'alu',
@@ -26,6 +27,8 @@ export const idPrefixes = {
   policy: 'pol',
   policySet: 'pst',
   rollout: 'rol',
+  namespace: 'ns',
+  secret: 'sec',
 } as const;
 
 export type IdKind = keyof typeof idPrefixes;

@@ -1,0 +1,473 @@
+/**
+ * The keys of a vault. A key provider guards the master key; the master key wraps one key for each
+ * namespace and one for the agent itself; from a namespace's key comes a key for every version of a
+ * secret. The store holds the wrapped ones.
+ *
+ * Rotating the master key makes a second one, wraps every key anew under it, a batch at a time, and then
+ * drops the first. Each wrapped key says which master it is under, so every state in between is whole:
+ * whoever is killed leaves keys that open, and whoever comes next goes on. What new namespaces are
+ * wrapped under is decided in the transaction that makes them, under the same lock that drops a master.
+ * Agents that share the store meet a master that they do not know, and ask the provider for it.
+ */
+import { ServiceError } from '@keystead/contracts/errors';
+import {
+  type KeyProvider,
+  KeyProviderError,
+  type WrappedKey,
+} from '@keystead/envelope/key-provider';
+import {
+  deriveKey,
+  generateKey,
+  type RandomFill,
+  type SecretKey,
+  unwrapKey,
+  wrapKey,
+} from '@keystead/envelope/keys';
+import { isDuplicate, type Queries } from '@keystead/vault-store/sql/sql-store';
+import type { AgentStore } from '../store/agent-store.ts';
+import type { AgentSchema, MasterKeyTable } from '../store/agent-tables.ts';
+import { lockVault } from '../store/locks.ts';
+import { keyLimits } from './key-limits.ts';
+
+export interface KeyRingOptions {
+  store: AgentStore;
+  provider: KeyProvider;
+  now?: () => number;
+  random?: RandomFill;
+  /** Called between the steps of a rotation; tests end the process there. */
+  onStep?: (step: RotationStep) => void | Promise<void>;
+}
+
+export type RotationStep = 'begun' | 'rewrapping' | 'rewrapped' | 'finished';
+
+export interface RotationResult {
+  masterVersion: number;
+  rewrappedKeys: number;
+  /** It was begun earlier. */
+  resumed: boolean;
+}
+
+/** A key that is wrapped and not yet stored. */
+export interface NewKey {
+  key: SecretKey;
+  wrapped: Uint8Array;
+  masterVersion: number;
+}
+
+/** The master key changed since the key was wrapped: wrap it again. */
+export class MasterChanged extends Error {
+  constructor() {
+    super('the master key was replaced meanwhile');
+    this.name = 'MasterChanged';
+  }
+}
+
+const systemId = 'system';
+const keyVersion = 1;
+
+export class KeyRing {
+  readonly #store: AgentStore;
+  readonly #now: () => number;
+  readonly #random: RandomFill | undefined;
+  readonly #onStep: (step: RotationStep) => void | Promise<void>;
+  #provider: KeyProvider;
+  /** By version; two while a rotation is under way. */
+  readonly #masters = new Map<number, { key: SecretKey; createdAtMs: number }>();
+  /** The one that new keys are wrapped under. */
+  #newest = 0;
+  #isRotating = false;
+  /** Bounded by the number of namespaces. */
+  readonly #keys = new Map<string, SecretKey>();
+  #system: SecretKey | undefined;
+  #refreshing: Promise<void> | undefined;
+
+  private constructor(options: KeyRingOptions) {
+    this.#store = options.store;
+    this.#provider = options.provider;
+    this.#now = options.now ?? Date.now;
+    this.#random = options.random;
+    this.#onStep = options.onStep ?? (() => undefined);
+  }
+
+  /**
+   * Unwraps the master key, makes it where the store is new, and finishes a rotation that was begun.
+   * @throws KeyProviderError where the provider does not give the master key out
+   */
+  static async open(options: KeyRingOptions): Promise<KeyRing> {
+    const ring = new KeyRing(options);
+    await ring.#refreshMasters();
+    if (ring.#masters.size === 0) await ring.#makeFirst();
+    ring.#system = await ring.#openKey(systemId);
+    if (ring.#isRotating) await ring.#finishRotation();
+    return ring;
+  }
+
+  /**
+   * The key of a namespace. The ring keeps it: it is not the caller's to wipe.
+   * @throws ServiceError `unavailable` where neither the store nor the provider gives it
+   */
+  async namespaceKey(namespaceId: string): Promise<SecretKey> {
+    const known = this.#keys.get(namespaceId);
+    if (known !== undefined) return known;
+    const key = await this.#openKey(namespaceId);
+    const raced = this.#keys.get(namespaceId);
+    if (raced !== undefined) {
+      key.wipe();
+      return raced;
+    }
+    this.#keys.set(namespaceId, key);
+    return key;
+  }
+
+  /** The key of a namespace if it is at hand. */
+  knownNamespaceKey(namespaceId: string): SecretKey | undefined {
+    return this.#keys.get(namespaceId);
+  }
+
+  /** A new key for a namespace, to be stored by {@link addKey}. */
+  newKey(namespaceId: string): NewKey {
+    const master = this.#masters.get(this.#newest);
+    if (master === undefined) throw new Error('the key ring is closed');
+    const key = generateKey(this.#random);
+    const place = { purpose: 'namespace', id: namespaceId, version: keyVersion };
+    return {
+      key,
+      wrapped: wrapKey(master.key, key, place, this.#random),
+      masterVersion: this.#newest,
+    };
+  }
+
+  /**
+   * Stores a new key, in the transaction that makes its namespace and holds the vault's lock.
+   * @throws MasterChanged
+   */
+  async addKey(queries: Queries<AgentSchema>, namespaceId: string, added: NewKey): Promise<void> {
+    const newest = await queries
+      .selectFrom('master_key')
+      .select('version')
+      .orderBy('version', 'desc')
+      .executeTakeFirst();
+    if (newest?.version !== added.masterVersion) throw new MasterChanged();
+    await queries
+      .insertInto('wrapped_key')
+      .values({
+        id: namespaceId,
+        version: keyVersion,
+        master_version: added.masterVersion,
+        wrapped: added.wrapped,
+        created_at_ms: this.#now(),
+      })
+      .execute();
+  }
+
+  /** After its namespace was stored. */
+  keep(namespaceId: string, added: NewKey): void {
+    this.#keys.set(namespaceId, added.key);
+  }
+
+  /** After its namespace is gone. */
+  forget(namespaceId: string): void {
+    this.#keys.get(namespaceId)?.wipe();
+    this.#keys.delete(namespaceId);
+  }
+
+  /** A key for a purpose of the agent's own, the same for ever and on every agent of the store. */
+  derive(purpose: string): SecretKey {
+    if (this.#system === undefined) throw new Error('the key ring is closed');
+    return deriveKey(this.#system, purpose);
+  }
+
+  /** Looks whether another agent replaced the master key. */
+  async noticeRotation(): Promise<void> {
+    const rows = await this.#store.read((queries) =>
+      queries.selectFrom('master_key').select(['version', 'state']).execute(),
+    );
+    const isSame =
+      rows.length === this.#masters.size && rows.every(({ version }) => this.#masters.has(version));
+    if (!isSame) await this.refresh();
+  }
+
+  /** Reads the master keys anew. */
+  async refresh(): Promise<void> {
+    this.#refreshing ??= this.#refreshMasters().finally(() => {
+      this.#refreshing = undefined;
+    });
+    return this.#refreshing;
+  }
+
+  /**
+   * Replaces the master key; where a replacement was begun, finishes it instead. Safe to kill at any
+   * moment and to run on several agents at once.
+   */
+  async rotateMaster(): Promise<RotationResult> {
+    await this.refresh();
+    const resumed = this.#isRotating;
+    if (!resumed) await this.#beginRotation();
+    const rewrappedKeys = await this.#finishRotation();
+    return { masterVersion: this.#newest, rewrappedKeys, resumed };
+  }
+
+  /**
+   * Wraps the master key under another provider, for a change of where the keys are kept. Takes effect
+   * at once; the other agents of the store need the new provider at their next start.
+   */
+  async moveTo(provider: KeyProvider): Promise<void> {
+    await this.refresh();
+    for (const [version, master] of this.#masters) {
+      const wrapped = await provider.wrap(master.key, this.#context(version));
+      await this.#store.write((queries) =>
+        queries
+          .updateTable('master_key')
+          .set(columnsOf(wrapped))
+          .where('version', '=', version)
+          .execute(),
+      );
+    }
+    this.#provider = provider;
+  }
+
+  async describe() {
+    const { kind, keyId, location } = this.#provider.describe();
+    const { count } = await this.#store.read((queries) =>
+      queries
+        .selectFrom('wrapped_key')
+        .select((row) => row.fn.countAll<number>().as('count'))
+        .executeTakeFirstOrThrow(),
+    );
+    return {
+      provider: kind as string,
+      keyId,
+      location,
+      masterVersion: this.#newest,
+      masterCreatedAt: new Date(this.masterCreatedAtMs).toISOString(),
+      isRotating: this.#isRotating,
+      wrappedKeys: Number(count),
+    };
+  }
+
+  /** When the newest master key was made, for whoever rotates by age. */
+  get masterCreatedAtMs(): number {
+    return this.#masters.get(this.#newest)?.createdAtMs ?? 0;
+  }
+
+  /** Wipes every key. The provider stays open. */
+  close(): void {
+    for (const { key } of this.#masters.values()) key.wipe();
+    for (const key of this.#keys.values()) key.wipe();
+    this.#system?.wipe();
+    this.#system = undefined;
+    this.#masters.clear();
+    this.#keys.clear();
+  }
+
+  async #makeFirst(): Promise<void> {
+    const master = generateKey(this.#random);
+    const system = generateKey(this.#random);
+    try {
+      const wrapped = await this.#provider.wrap(master, this.#context(1));
+      const nowMs = this.#now();
+      await this.#store.write(async (queries) => {
+        await queries
+          .insertInto('master_key')
+          .values({ version: 1, state: 'current', ...columnsOf(wrapped), created_at_ms: nowMs })
+          .execute();
+        await queries
+          .insertInto('wrapped_key')
+          .values({
+            id: systemId,
+            version: keyVersion,
+            master_version: 1,
+            wrapped: wrapKey(master, system, placeOf(systemId, keyVersion), this.#random),
+            created_at_ms: nowMs,
+          })
+          .execute();
+      });
+    } catch (error) {
+      // Another agent made the first one at the same moment: it is unwrapped like any other.
+      if (!isDuplicate(error)) throw error;
+    } finally {
+      master.wipe();
+      system.wipe();
+    }
+    await this.#refreshMasters();
+  }
+
+  async #beginRotation(): Promise<void> {
+    const version = this.#newest + 1;
+    const master = generateKey(this.#random);
+    try {
+      const wrapped = await this.#provider.wrap(master, this.#context(version));
+      await this.#store.write(async (queries) => {
+        await lockVault(this.#store.kind, queries);
+        await queries
+          .insertInto('master_key')
+          .values({ version, state: 'next', ...columnsOf(wrapped), created_at_ms: this.#now() })
+          .execute();
+      });
+    } catch (error) {
+      // Another agent began at the same moment: both finish that one.
+      if (!isDuplicate(error)) throw error;
+    } finally {
+      master.wipe();
+    }
+    await this.refresh();
+    await this.#onStep('begun');
+  }
+
+  async #finishRotation(): Promise<number> {
+    const to = this.#newest;
+    let rewrapped = 0;
+    for (;;) {
+      const batch = await this.#rewrapBatch(to);
+      if (batch === 0) break;
+      rewrapped += batch;
+      await this.#onStep('rewrapping');
+    }
+    await this.#onStep('rewrapped');
+    await this.#store.write(async (queries) => {
+      await lockVault(this.#store.kind, queries);
+      const left = await queries
+        .selectFrom('wrapped_key')
+        .select('id')
+        .where('master_version', '<', to)
+        .limit(1)
+        .executeTakeFirst();
+      // A namespace made under the old master meanwhile: the next rotation or start takes it along.
+      if (left !== undefined) return;
+      await queries.deleteFrom('master_key').where('version', '<', to).execute();
+      await queries
+        .updateTable('master_key')
+        .set({ state: 'current' })
+        .where('version', '=', to)
+        .execute();
+    });
+    await this.refresh();
+    await this.#onStep('finished');
+    return rewrapped;
+  }
+
+  /** Wraps some keys anew. @returns how many: 0 when none is left */
+  async #rewrapBatch(to: number): Promise<number> {
+    const rows = await this.#store.read((queries) =>
+      queries
+        .selectFrom('wrapped_key')
+        .selectAll()
+        .where('master_version', '<', to)
+        .orderBy('master_version')
+        .orderBy('id')
+        .limit(keyLimits.rewrapBatch)
+        .execute(),
+    );
+    const next = this.#masters.get(to);
+    if (next === undefined) throw new MasterChanged();
+    const changed = rows.map((row) => {
+      const from = this.#masters.get(row.master_version);
+      if (from === undefined) throw new MasterChanged();
+      const place = placeOf(row.id, row.version);
+      const key = unwrapKey(from.key, row.wrapped, place);
+      try {
+        return { ...row, wrapped: wrapKey(next.key, key, place, this.#random) };
+      } finally {
+        key.wipe();
+      }
+    });
+    await this.#store.write(async (queries) => {
+      for (const row of changed) {
+        // Only what is as it was read: another agent may do the same, or have dropped the namespace.
+        await queries
+          .updateTable('wrapped_key')
+          .set({ wrapped: row.wrapped, master_version: to })
+          .where('id', '=', row.id)
+          .where('version', '=', row.version)
+          .where('master_version', '=', row.master_version)
+          .execute();
+      }
+    });
+    return rows.length;
+  }
+
+  async #openKey(id: string): Promise<SecretKey> {
+    for (let attempt = 1; ; attempt += 1) {
+      const row = await this.#store.read((queries) =>
+        queries
+          .selectFrom('wrapped_key')
+          .selectAll()
+          .where('id', '=', id)
+          .where('version', '=', keyVersion)
+          .executeTakeFirst(),
+      );
+      if (row === undefined) {
+        throw new ServiceError('not_found', { internal: `there is no key for ${id}` });
+      }
+      const master = this.#masters.get(row.master_version);
+      if (master !== undefined) return unwrapKey(master.key, row.wrapped, placeOf(id, keyVersion));
+      // Wrapped under a master of which this agent does not know yet, or not any more.
+      if (attempt >= keyLimits.masterLookups) {
+        throw new ServiceError('unavailable', {
+          detail: 'The keys of the vault are being replaced',
+          retryAfterSeconds: 1,
+          internal: `no master key ${row.master_version} for ${id}`,
+        });
+      }
+      await this.refresh();
+    }
+  }
+
+  async #refreshMasters(): Promise<void> {
+    const rows = await this.#store.read((queries) =>
+      queries.selectFrom('master_key').selectAll().orderBy('version').execute(),
+    );
+    for (const row of rows) {
+      if (this.#masters.has(row.version)) continue;
+      const key = await this.#unwrapMaster(row);
+      if (this.#masters.has(row.version)) key.wipe();
+      else this.#masters.set(row.version, { key, createdAtMs: row.created_at_ms });
+    }
+    for (const [version, { key }] of this.#masters) {
+      if (rows.some((row) => row.version === version)) continue;
+      key.wipe();
+      this.#masters.delete(version);
+    }
+    this.#newest = rows.at(-1)?.version ?? 0;
+    this.#isRotating = rows.some(({ state }) => state === 'next');
+  }
+
+  async #unwrapMaster(row: MasterKeyTable): Promise<SecretKey> {
+    try {
+      return await this.#provider.unwrap(
+        {
+          provider: row.provider as WrappedKey['provider'],
+          keyId: row.key_id,
+          version: row.provider_version,
+          bytes: row.wrapped,
+        },
+        this.#context(row.version),
+      );
+    } catch (error) {
+      if (!(error instanceof KeyProviderError) || this.#masters.size === 0) throw error;
+      throw new ServiceError('unavailable', {
+        detail: 'What guards the keys of the vault is not available at the moment',
+        ...(error.isRetryable ? { retryAfterSeconds: 5 } : {}),
+        internal: `the key provider ${error.provider}: ${error.message}`,
+        cause: error,
+      });
+    }
+  }
+
+  #context(version: number): Record<string, string> {
+    return { vault: this.#store.vaultId, purpose: 'master-key', version: String(version) };
+  }
+}
+
+function placeOf(id: string, version: number) {
+  return { purpose: id === systemId ? 'system' : 'namespace', id, version };
+}
+
+function columnsOf(wrapped: WrappedKey) {
+  return {
+    provider: wrapped.provider,
+    key_id: wrapped.keyId,
+    provider_version: wrapped.version,
+    wrapped: wrapped.bytes,
+  };
+}
