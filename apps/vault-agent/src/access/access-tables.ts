@@ -6,6 +6,7 @@ import {
   textColumn,
 } from '@keystead/vault-store/sql/columns';
 import type { Queries, SqlKind } from '@keystead/vault-store/sql/sql-store';
+import type { Migration } from '../store/migrations.ts';
 
 export interface AccessTables {
   /** One row. Every change of keys or roles adds one, in its own transaction. */
@@ -33,19 +34,27 @@ export interface AccessTables {
   };
 }
 
-export async function createAccessTables(
-  queries: Queries<AccessTables>,
-  kind: SqlKind,
-): Promise<void> {
+export const accessMigrations: readonly Migration[] = [
+  { name: 'access-1', apply: createAccessTables },
+];
+
+async function createAccessTables(untyped: Queries<unknown>, kind: SqlKind): Promise<void> {
+  const queries = untyped as Queries<AccessTables>;
   const number = integerColumn(kind);
   await queries.schema
     .createTable('access_state')
+    .ifNotExists()
     .addColumn('id', number, (column) => column.primaryKey().notNull())
     .addColumn('revision', number, (column) => column.notNull())
     .execute();
-  await queries.insertInto('access_state').values({ id: 1, revision: 1 }).execute();
+  const first = queries.insertInto('access_state').values({ id: 1, revision: 1 });
+  await (kind === 'mysql'
+    ? first.ignore()
+    : first.onConflict((conflict) => conflict.doNothing())
+  ).execute();
   await queries.schema
     .createTable('api_key')
+    .ifNotExists()
     .addColumn('id', nameColumn(kind, 30), (column) => column.primaryKey().notNull())
     .addColumn('prefix', nameColumn(kind, 16), (column) => column.notNull().unique())
     .addColumn('digest', bytesColumn(kind), (column) => column.notNull())
@@ -60,6 +69,7 @@ export async function createAccessTables(
     .execute();
   await queries.schema
     .createTable('access_role')
+    .ifNotExists()
     .addColumn('name', nameColumn(kind, 64), (column) => column.primaryKey().notNull())
     .addColumn('description', textColumn(kind), (column) => column.notNull())
     .addColumn('permissions', textColumn(kind), (column) => column.notNull())

@@ -1,8 +1,7 @@
 /** Who asks for something: made by the authentication alone, first argument of whatever acts. */
 import type { AgentAction } from '@keystead/contracts/agent-api/actions';
 
-/** `anonymous` is whoever was refused at the door: it appears in the audit, and may do nothing. */
-export type IdentityKind = 'api_key' | 'jwt' | 'certificate' | 'system' | 'anonymous';
+export type IdentityKind = 'api_key' | 'jwt' | 'certificate' | 'system';
 
 export interface CallerIdentity {
   kind: IdentityKind;

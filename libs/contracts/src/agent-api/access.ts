@@ -172,6 +172,8 @@ export const readCaller = agentOperation('caller.read', {
     id: z.string(),
     name: z.string(),
     roles: z.array(z.string()),
+    /** Patterns that narrow what the roles permit; absent where nothing does. */
+    namespaces: z.array(z.string()).optional(),
     permissions: z.array(permission),
   }),
 });

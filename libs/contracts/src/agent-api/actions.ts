@@ -56,7 +56,6 @@ export const agentActions = [
   'configuration.reload',
   'health.read',
   'caller.read',
-  'caller.authenticate',
 ] as const;
 export type AgentAction = (typeof agentActions)[number];
 

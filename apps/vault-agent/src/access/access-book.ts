@@ -1,0 +1,231 @@
+/**
+ * What this process knows of keys and roles: permissions made ready, keys that were verified. It is a
+ * copy: every change adds to the revision in its own transaction, each agent of the vault asks for it
+ * several times a second and forgets what it knows when it has grown. So a revoked key is refused
+ * everywhere within a second, and no request waits for the database.
+ */
+import type { Permission } from '@keystead/contracts/agent-api/access';
+import { ServiceError } from '@keystead/contracts/errors';
+import type { Queries, SqlStore } from '@keystead/vault-store/sql/sql-store';
+import { LRUCache } from 'lru-cache';
+import { accessLimits } from './access-limits.ts';
+import type { AccessTables } from './access-tables.ts';
+import { digestOf, isSameDigest, isWellFormed, prefixOf } from './api-key-text.ts';
+import type { CallerIdentity } from './caller.ts';
+import { builtInRole, type NamedRole, Permissions } from './role.ts';
+
+export interface VerifiedKey {
+  identity: CallerIdentity;
+  digest: Buffer;
+  expiresAtMs: number;
+  /** When the last use was noted, or 0. */
+  notedAtMs: number;
+}
+
+export type KeyVerdict =
+  | { known: true; key: VerifiedKey }
+  /** `mistyped`: not even the checksum holds. `wrong`: the key exists, its secret is another. */
+  | { known: false; reason: 'mistyped' | 'unknown' | 'wrong' | 'expired' | 'revoked' };
+
+export interface AccessBookOptions {
+  store: SqlStore<AccessTables>;
+  now: () => number;
+  monotonicMs?: () => number;
+  /** Told once when the store cannot be asked, and once when it can again. */
+  onStoreReachable?: (isReachable: boolean, error?: unknown) => void;
+}
+
+export class AccessBook {
+  readonly #store: SqlStore<AccessTables>;
+  readonly #now: () => number;
+  readonly #monotonicMs: () => number;
+  readonly #onStoreReachable: AccessBookOptions['onStoreReachable'];
+  readonly #keys = new LRUCache<string, VerifiedKey>({ max: accessLimits.verifiedKeysMax });
+  readonly #used = new Map<string, number>();
+  #roles = new Map<string, NamedRole>();
+  #permissions = new WeakMap<CallerIdentity, Permissions>();
+  #revision = -1;
+  #freshAtMs = 0;
+  #isReachable = true;
+  #refreshing: Promise<void> | undefined;
+  #timer: NodeJS.Timeout | undefined;
+
+  constructor(options: AccessBookOptions) {
+    this.#store = options.store;
+    this.#now = options.now;
+    this.#monotonicMs = options.monotonicMs ?? (() => performance.now());
+    this.#onStoreReachable = options.onStoreReachable;
+  }
+
+  async open(): Promise<void> {
+    await this.refresh();
+    this.#timer = setInterval(() => void this.#look(), accessLimits.revisionPollMs);
+    this.#timer.unref();
+  }
+
+  async close(): Promise<void> {
+    clearInterval(this.#timer);
+    await this.#refreshing?.catch(() => undefined);
+    await this.#noteUses().catch(() => undefined);
+  }
+
+  /** Reads what changed; also right after a change of one's own. */
+  refresh(): Promise<void> {
+    this.#refreshing ??= this.#read().finally(() => {
+      this.#refreshing = undefined;
+    });
+    return this.#refreshing;
+  }
+
+  role(name: string): NamedRole | undefined {
+    return builtInRole(name) ?? this.#roles.get(name);
+  }
+
+  /** What the roles of an identity permit at this moment. */
+  permissionsOf(identity: CallerIdentity): Permissions {
+    const known = this.#permissions.get(identity);
+    if (known !== undefined) return known;
+    const roles = identity.roles
+      .map((name) => this.role(name))
+      .filter((role) => role !== undefined)
+      .filter(({ name }) => name !== 'system' || identity.kind === 'system');
+    const permissions = new Permissions(roles, identity.namespaces);
+    this.#permissions.set(identity, permissions);
+    return permissions;
+  }
+
+  /**
+   * Whose key that is, without waiting: undefined where the store has to be asked.
+   * @throws ServiceError `unavailable` when it is too long ago that the store could be asked
+   */
+  recall(key: string): VerifiedKey | undefined {
+    const verified = this.#keys.get(prefixOf(key));
+    if (verified === undefined || !isSameDigest(verified.digest, digestOf(key))) return undefined;
+    this.#checkFresh();
+    const nowMs = this.#now();
+    if (verified.expiresAtMs <= nowMs) return undefined;
+    if (nowMs - verified.notedAtMs > accessLimits.lastUsedEveryMs) this.#noteUse(verified, nowMs);
+    return verified;
+  }
+
+  /** @throws ServiceError `unavailable` */
+  async verify(key: string): Promise<KeyVerdict> {
+    if (!isWellFormed(key)) return { known: false, reason: 'mistyped' };
+    const revision = this.#revision;
+    const row = await this.#store.db
+      .selectFrom('api_key')
+      .selectAll()
+      .where('prefix', '=', prefixOf(key))
+      .executeTakeFirst()
+      .catch((error: unknown) => {
+        throw new ServiceError('unavailable', {
+          detail: 'The store cannot be asked about this key at the moment',
+          internal: 'looking an API key up failed',
+          cause: error,
+        });
+      });
+    if (row === undefined) return { known: false, reason: 'unknown' };
+    const digest = Buffer.from(row.digest);
+    if (!isSameDigest(digest, digestOf(key))) return { known: false, reason: 'wrong' };
+    if (row.revoked_at_ms !== null) return { known: false, reason: 'revoked' };
+    const expiresAtMs = row.expires_at_ms ?? Number.POSITIVE_INFINITY;
+    const nowMs = this.#now();
+    if (expiresAtMs <= nowMs) return { known: false, reason: 'expired' };
+    const namespaces = JSON.parse(row.namespaces) as string[];
+    const verified: VerifiedKey = {
+      identity: Object.freeze({
+        kind: 'api_key' as const,
+        id: row.id,
+        name: row.name,
+        roles: Object.freeze(JSON.parse(row.roles) as string[]),
+        ...(namespaces.includes('*') ? {} : { namespaces: Object.freeze(namespaces) }),
+      }),
+      digest,
+      expiresAtMs,
+      notedAtMs: 0,
+    };
+    this.#noteUse(verified, nowMs);
+    // A revocation that was read meanwhile has emptied the book: what was read before it stays out.
+    if (revision === this.#revision) this.#keys.set(row.prefix, verified);
+    return { known: true, key: verified };
+  }
+
+  #checkFresh(): void {
+    if (this.#monotonicMs() - this.#freshAtMs <= accessLimits.verdictsTrustedMs) return;
+    throw new ServiceError('unavailable', {
+      detail: 'The store cannot be asked whether this key still holds',
+    });
+  }
+
+  #noteUse(verified: VerifiedKey, nowMs: number): void {
+    verified.notedAtMs = nowMs;
+    this.#used.set(verified.identity.id, nowMs);
+  }
+
+  async #look(): Promise<void> {
+    try {
+      await this.refresh();
+      if (!this.#isReachable) this.#onStoreReachable?.(true);
+      this.#isReachable = true;
+      await this.#noteUses();
+    } catch (error) {
+      if (this.#isReachable) this.#onStoreReachable?.(false, error);
+      this.#isReachable = false;
+    }
+  }
+
+  async #read(): Promise<void> {
+    const askedAtMs = this.#monotonicMs();
+    const revision = await readRevision(this.#store.db);
+    if (revision !== this.#revision) {
+      const rows = await this.#store.db.selectFrom('access_role').selectAll().execute();
+      this.#roles = new Map(
+        rows.map((row) => [
+          row.name,
+          {
+            name: row.name,
+            description: row.description,
+            permissions: JSON.parse(row.permissions) as Permission[],
+          },
+        ]),
+      );
+      this.#permissions = new WeakMap();
+      this.#keys.clear();
+      this.#revision = revision;
+    }
+    this.#freshAtMs = askedAtMs;
+  }
+
+  async #noteUses(): Promise<void> {
+    if (this.#used.size === 0) return;
+    const uses = [...this.#used].slice(0, accessLimits.lastUsedWrittenAtOnceMax);
+    for (const [id] of uses) this.#used.delete(id);
+    await this.#store.write(async (queries) => {
+      for (const [id, atMs] of uses) {
+        await queries
+          .updateTable('api_key')
+          .set({ last_used_at_ms: atMs })
+          .where('id', '=', id)
+          .execute();
+      }
+    });
+  }
+}
+
+async function readRevision(queries: Queries<AccessTables>): Promise<number> {
+  const row = await queries
+    .selectFrom('access_state')
+    .select('revision')
+    .where('id', '=', 1)
+    .executeTakeFirstOrThrow();
+  return Number(row.revision);
+}
+
+/** In the transaction of every change of keys or roles. */
+export async function nextRevision(queries: Queries<AccessTables>): Promise<void> {
+  await queries
+    .updateTable('access_state')
+    .set((row) => ({ revision: row('revision', '+', 1) }))
+    .where('id', '=', 1)
+    .execute();
+}

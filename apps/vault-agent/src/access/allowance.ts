@@ -1,0 +1,55 @@
+/**
+ * How many requests an identity, or an address that nobody is known at, may still send. Counted in this
+ * process, in windows of a second that let a burst of several through; it is asked for every request,
+ * so it neither waits nor makes a timer.
+ */
+import { ServiceError } from '@keystead/contracts/errors';
+import { LRUCache } from 'lru-cache';
+
+export interface AllowanceOptions {
+  perSecond: number;
+  /** Whole seconds of it that may come at once. */
+  burstSeconds: number;
+  /** Whoever came last longest ago is forgotten beyond this many. */
+  namesMax: number;
+  now?: () => number;
+}
+
+interface Bucket {
+  tokens: number;
+  atMs: number;
+}
+
+export class Allowance {
+  readonly #perMs: number;
+  readonly #most: number;
+  readonly #now: () => number;
+  readonly #buckets: LRUCache<string, Bucket>;
+
+  constructor(options: AllowanceOptions) {
+    this.#perMs = options.perSecond / 1_000;
+    this.#most = options.perSecond * options.burstSeconds;
+    this.#now = options.now ?? (() => performance.now());
+    this.#buckets = new LRUCache({ max: options.namesMax });
+  }
+
+  /** Counts one request. @throws ServiceError `rate_limited` */
+  take(name: string): void {
+    const nowMs = this.#now();
+    const bucket = this.#buckets.get(name);
+    if (bucket === undefined) {
+      this.#buckets.set(name, { tokens: this.#most - 1, atMs: nowMs });
+      return;
+    }
+    const tokens = Math.min(this.#most, bucket.tokens + (nowMs - bucket.atMs) * this.#perMs);
+    bucket.atMs = nowMs;
+    if (tokens < 1) {
+      bucket.tokens = tokens;
+      throw new ServiceError('rate_limited', {
+        detail: `at most ${this.#perMs * 1_000} requests a second`,
+        retryAfterSeconds: Math.max(1, Math.ceil((1 - tokens) / this.#perMs / 1_000)),
+      });
+    }
+    bucket.tokens = tokens - 1;
+  }
+}

@@ -1,0 +1,217 @@
+/**
+ * Who calls: by an API key or a token in `Authorization: Bearer …`, or by the client certificate of the
+ * connection. What was verified before is recalled without waiting; everything else passes the guard
+ * against guessing. Refusals are in the audit, once an address is locked only the lock.
+ */
+import type { IncomingHttpHeaders } from 'node:http';
+import type { Socket } from 'node:net';
+import { TLSSocket } from 'node:tls';
+import { ServiceError } from '@keystead/contracts/errors';
+import type { AuditFact } from '../audit/audit-entry.ts';
+import type { AccessBook } from './access-book.ts';
+import { accessLimits } from './access-limits.ts';
+import type { Allowance } from './allowance.ts';
+import { looksLikeApiKey, prefixOf } from './api-key-text.ts';
+import type { Caller, CallerIdentity } from './caller.ts';
+import type { CertificateRules } from './client-certificate.ts';
+import { type GuessGuard, type Lock, networkOf } from './guess-guard.ts';
+import type { TokenIssuer } from './token-issuer.ts';
+
+export interface AuthenticationMethods {
+  apiKeys: boolean;
+  issuers: readonly TokenIssuer[];
+  /** Undefined where certificates are no way in. */
+  certificates: CertificateRules | undefined;
+}
+
+export interface Knocking {
+  headers: IncomingHttpHeaders;
+  socket: Socket;
+  requestId: string;
+}
+
+export interface AuthenticatorOptions {
+  book: AccessBook;
+  guard: GuessGuard;
+  methods: AuthenticationMethods;
+  record: (fact: AuditFact) => Promise<void>;
+  /** Of each address, for credentials that were not verified before. */
+  attempts: Allowance;
+  now: () => number;
+  /** Told of each lock: guessing at an address, or of one key (R8.6). */
+  onLock?: (kind: 'address' | 'key', guesses: number, keyPrefix: string | undefined) => void;
+}
+
+interface SeenCertificate {
+  identity: CallerIdentity;
+  notBeforeMs: number;
+  notAfterMs: number;
+  rules: CertificateRules;
+}
+
+const noHeaders: Readonly<Record<string, string>> = Object.freeze({});
+
+export class Authenticator {
+  readonly #book: AccessBook;
+  readonly #guard: GuessGuard;
+  readonly #record: AuthenticatorOptions['record'];
+  readonly #attempts: Allowance;
+  readonly #now: () => number;
+  readonly #onLock: AuthenticatorOptions['onLock'];
+  readonly #certificates = new WeakMap<Socket, SeenCertificate | null>();
+  #methods: AuthenticationMethods;
+
+  constructor(options: AuthenticatorOptions) {
+    this.#book = options.book;
+    this.#guard = options.guard;
+    this.#methods = options.methods;
+    this.#record = options.record;
+    this.#attempts = options.attempts;
+    this.#now = options.now;
+    this.#onLock = options.onLock;
+  }
+
+  set methods(methods: AuthenticationMethods) {
+    this.#methods = methods;
+  }
+
+  /** @throws ServiceError `unauthenticated`, `invalid_credentials`, `rate_limited`, `unavailable` */
+  authenticate(knocking: Knocking): Caller | Promise<Caller> {
+    const { authorization } = knocking.headers;
+    if (authorization === undefined) return this.#byCertificate(knocking);
+    const credential = bearerOf(authorization);
+    if (credential === undefined) {
+      throw new ServiceError('unauthenticated', {
+        detail: 'Send "Authorization: Bearer" with an API key or a token',
+      });
+    }
+    if (looksLikeApiKey(credential)) {
+      if (!this.#methods.apiKeys) throw new ServiceError('invalid_credentials');
+      const known = this.#book.recall(credential);
+      if (known !== undefined) return this.#caller(knocking, known.identity);
+      return this.#verifyKey(knocking, credential);
+    }
+    for (const issuer of this.#methods.issuers) {
+      const identity = issuer.recall(credential);
+      if (identity !== undefined) return this.#caller(knocking, identity);
+    }
+    return this.#verifyToken(knocking, credential);
+  }
+
+  #caller({ requestId, socket }: Knocking, identity: CallerIdentity): Caller {
+    return {
+      identity,
+      requestId,
+      address: socket.remoteAddress ?? '',
+      authenticatedAtMs: this.#now(),
+      tls: socket instanceof TLSSocket,
+      headers: noHeaders,
+    };
+  }
+
+  async #verifyKey(knocking: Knocking, key: string): Promise<Caller> {
+    const address = knocking.socket.remoteAddress ?? '';
+    const prefix = prefixOf(key);
+    const lock = this.#guard.lockOf(address) ?? this.#guard.lockOfKey(prefix, address);
+    if (lock) throw locked(lock);
+    this.#attempts.take(networkOf(address));
+    const verdict = await this.#book.verify(key);
+    if (verdict.known) {
+      this.#guard.knew(prefix, address);
+      return this.#caller(knocking, verdict.key.identity);
+    }
+    const keyLock = verdict.reason === 'wrong' ? this.#guard.guessedKey(prefix) : undefined;
+    if (keyLock) this.#onLock?.('key', keyLock.guesses, prefix);
+    // Whoever has a key that holds no more has not guessed it.
+    const isGuess = verdict.reason !== 'expired' && verdict.reason !== 'revoked';
+    throw await this.#refuse(knocking, verdict.reason, prefix, isGuess);
+  }
+
+  async #verifyToken(knocking: Knocking, token: string): Promise<Caller> {
+    const address = knocking.socket.remoteAddress ?? '';
+    const lock = this.#guard.lockOf(address);
+    if (lock) throw locked(lock);
+    this.#attempts.take(networkOf(address));
+    let reason = 'it is neither an API key nor a token of a known issuer';
+    if (token.length <= accessLimits.tokenMaxLength && token.split('.').length === 3) {
+      for (const issuer of this.#methods.issuers) {
+        const verdict = await issuer.verify(token);
+        if (verdict.known) return this.#caller(knocking, verdict.identity);
+        reason = verdict.reason;
+      }
+    }
+    throw await this.#refuse(knocking, reason, '', true);
+  }
+
+  #byCertificate(knocking: Knocking): Caller {
+    const { socket } = knocking;
+    const rules = this.#methods.certificates;
+    if (rules !== undefined && socket instanceof TLSSocket) {
+      const seen = this.#certificateOf(socket, rules);
+      const nowMs = this.#now();
+      if (seen !== null && seen.notBeforeMs <= nowMs && nowMs < seen.notAfterMs) {
+        return this.#caller(knocking, seen.identity);
+      }
+    }
+    throw new ServiceError('unauthenticated', {
+      detail: 'Send "Authorization: Bearer" with an API key or a token',
+    });
+  }
+
+  #certificateOf(socket: TLSSocket, rules: CertificateRules): SeenCertificate | null {
+    const known = this.#certificates.get(socket);
+    if (known === null || known?.rules === rules) return known;
+    const certificate = socket.authorized ? socket.getPeerCertificate() : undefined;
+    const seen =
+      certificate?.fingerprint256 === undefined
+        ? null
+        : {
+            identity: rules.identify(certificate),
+            notBeforeMs: Date.parse(certificate.valid_from),
+            notAfterMs: Date.parse(certificate.valid_to),
+            rules,
+          };
+    this.#certificates.set(socket, seen);
+    return seen;
+  }
+
+  /** The same words for whatever is wrong with a credential; what it was is in the audit. */
+  async #refuse(
+    knocking: Knocking,
+    reason: string,
+    keyPrefix: string,
+    isGuess: boolean,
+  ): Promise<ServiceError> {
+    const address = knocking.socket.remoteAddress ?? '';
+    const lock = isGuess ? this.#guard.guessed(address) : undefined;
+    await this.#record({
+      requestId: knocking.requestId,
+      identity: { kind: 'anonymous', id: keyPrefix, name: '' },
+      address,
+      action: 'authenticate',
+      operation: 'authenticate',
+      resource: {},
+      phase: 'outcome',
+      result: 'denied',
+      code: 'invalid_credentials',
+      context: {
+        reason,
+        ...(lock ? { guesses: lock.guesses, lockedForSeconds: lock.retryAfterSeconds } : {}),
+      },
+    });
+    if (lock) this.#onLock?.('address', lock.guesses, undefined);
+    return new ServiceError('invalid_credentials');
+  }
+}
+
+const locked = (lock: Lock) =>
+  new ServiceError('rate_limited', {
+    detail: 'Too many credentials were refused',
+    retryAfterSeconds: lock.retryAfterSeconds,
+  });
+
+function bearerOf(header: string): string | undefined {
+  // Nearly every request writes it so.
+  if (header.startsWith('Bearer ')) return header.slice(7).trim() || undefined;
+  return /^bearer +(\S+)$/i.exec(header)?.[1];
+}

@@ -1,0 +1,220 @@
+/**
+ * The one door: whatever is done in the vault, by a request or by a duty of the agent itself, is decided
+ * here and written into the audit before it counts. Roles decide first, and what none of them permits is
+ * denied; a policy may then narrow, never widen.
+ */
+import type { AgentAction } from '@keystead/contracts/agent-api/actions';
+import { type ErrorCode, ServiceError } from '@keystead/contracts/errors';
+import type { AuditFact, AuditResult } from '../audit/audit-entry.ts';
+import type { AccessBook } from './access-book.ts';
+import type { Caller, Decision, Obligation, ResourceReference } from './caller.ts';
+
+export interface PolicyVerdict {
+  effect: 'permit' | 'deny';
+  /** Policies that decided, for the audit. */
+  decidedBy: readonly string[];
+  obligations: readonly Obligation[];
+  /** What explains a denial in the audit; never told to the caller. */
+  context?: Readonly<Record<string, string | number | boolean>>;
+}
+
+/** A second opinion, asked only about what roles permit. */
+export interface PolicyDecider {
+  decide(
+    caller: Caller,
+    action: AgentAction,
+    resource: ResourceReference,
+  ): PolicyVerdict | Promise<PolicyVerdict>;
+}
+
+export interface Trail {
+  record(fact: AuditFact): Promise<void>;
+}
+
+/** What is asked of the door. */
+export interface Errand {
+  action: AgentAction;
+  /** Of the API, or a duty's step, e.g. `rotation.promote`. */
+  operation: string;
+  resource: ResourceReference;
+  /** `write`: the audit holds that it was begun before anything is done. */
+  effect: 'read' | 'write';
+  /** The work shows only what `caller.sees`. */
+  narrows?: boolean;
+}
+
+export type Settled = (errand: Errand, result: AuditResult, durationMs: number) => void;
+
+const noObligations: readonly Obligation[] = [];
+
+export class Door {
+  readonly #book: AccessBook;
+  readonly #trail: Trail;
+  readonly #monotonicMs: () => number;
+  #decider: PolicyDecider | undefined;
+  #settled: Settled[] = [];
+
+  constructor(book: AccessBook, trail: Trail, monotonicMs: () => number = () => performance.now()) {
+    this.#book = book;
+    this.#trail = trail;
+    this.#monotonicMs = monotonicMs;
+  }
+
+  set decider(decider: PolicyDecider | undefined) {
+    this.#decider = decider;
+  }
+
+  /** Called for everything that came to an end at this door; must be quick. */
+  onSettled(listener: Settled): void {
+    this.#settled.push(listener);
+  }
+
+  /**
+   * Whether the caller may, in the audit whatever the answer is.
+   * @throws ServiceError `permission_denied`, `unavailable`
+   */
+  async authorize(
+    caller: Caller,
+    action: AgentAction,
+    resource: ResourceReference,
+  ): Promise<Decision> {
+    const errand: Errand = { action, operation: action, resource, effect: 'read' };
+    const decision = await this.#decide(caller, errand);
+    await this.#record(caller, errand, 'outcome', 'done', decision);
+    return decision;
+  }
+
+  /**
+   * Decides, audits, does the work, audits how it ended. The answer is the work's own; it is given
+   * only after the audit holds it.
+   * @throws ServiceError `permission_denied`, `unavailable` where the audit cannot be written, and what
+   * the work throws
+   */
+  async perform<T>(
+    caller: Caller,
+    errand: Errand,
+    work: (decision: Decision) => Promise<T> | T,
+  ): Promise<T> {
+    const begunMs = this.#monotonicMs();
+    const decided = this.#decide(caller, errand);
+    const decision = decided instanceof Promise ? await decided : decided;
+    if (errand.effect === 'write') {
+      await this.#record(caller, errand, 'started', 'started', decision);
+    }
+    let answer: T;
+    try {
+      answer = await work(decision);
+    } catch (error) {
+      await this.#record(caller, errand, 'outcome', resultOf(error), decision, error);
+      this.#settle(errand, resultOf(error), begunMs);
+      throw error;
+    }
+    await this.#record(caller, errand, 'outcome', 'done', decision);
+    this.#settle(errand, 'done', begunMs);
+    return answer;
+  }
+
+  /** What was refused before it was an errand: at most its action is known. */
+  async recordRefusal(fact: AuditFact): Promise<void> {
+    await this.#trail.record(fact);
+  }
+
+  #decide(caller: Caller, errand: Errand): Decision | Promise<Decision> {
+    const { action, resource } = errand;
+    const permissions = this.#book.permissionsOf(caller.identity);
+    let role = permissions.permits(action, resource);
+    if (role === undefined && errand.narrows === true) {
+      role = permissions.permitsSome(action, resource);
+      if (role !== undefined) {
+        caller.sees = (below) => permissions.permits(action, below) !== undefined;
+      }
+    }
+    if (role === undefined) return this.#deny(caller, errand, [], undefined);
+    if (this.#decider === undefined || caller.identity.kind === 'system') {
+      return { action, resource, decidedBy: [role], obligations: noObligations };
+    }
+    const verdict = this.#decider.decide(caller, action, resource);
+    const weigh = (given: PolicyVerdict) =>
+      given.effect === 'permit'
+        ? {
+            action,
+            resource,
+            decidedBy: [role, ...given.decidedBy],
+            obligations: given.obligations,
+          }
+        : this.#deny(caller, errand, given.decidedBy, given.context);
+    return verdict instanceof Promise ? verdict.then(weigh) : weigh(verdict);
+  }
+
+  async #deny(
+    caller: Caller,
+    errand: Errand,
+    decidedBy: readonly string[],
+    context: AuditFact['context'],
+  ): Promise<never> {
+    const denied = new ServiceError('permission_denied', {
+      detail: `this identity may not ${errand.action} here`,
+    });
+    await this.#trail.record({
+      ...factOf(caller, errand),
+      phase: 'outcome',
+      result: 'denied',
+      code: 'permission_denied',
+      decidedBy,
+      context,
+    });
+    this.#settle(errand, 'denied', this.#monotonicMs());
+    throw denied;
+  }
+
+  #record(
+    caller: Caller,
+    errand: Errand,
+    phase: AuditFact['phase'],
+    result: AuditResult,
+    decision: Decision,
+    error?: unknown,
+  ): Promise<void> {
+    const { identity, requestId, address } = caller;
+    return this.#trail.record({
+      requestId,
+      identity,
+      address,
+      action: errand.action,
+      operation: errand.operation,
+      resource: errand.resource,
+      phase,
+      result,
+      code: error === undefined ? undefined : codeOf(error),
+      decidedBy: phase === 'started' || errand.effect === 'read' ? decision.decidedBy : undefined,
+    });
+  }
+
+  #settle(errand: Errand, result: AuditResult, begunMs: number): void {
+    const durationMs = this.#monotonicMs() - begunMs;
+    for (const settled of this.#settled) settled(errand, result, durationMs);
+  }
+}
+
+function factOf(caller: Caller, errand: Errand) {
+  return {
+    requestId: caller.requestId,
+    identity: caller.identity,
+    address: caller.address,
+    action: errand.action,
+    operation: errand.operation,
+    resource: errand.resource,
+  };
+}
+
+/** What the caller is told is wrong with what was asked is a refusal; the rest is a failure. */
+function resultOf(error: unknown): AuditResult {
+  const code = codeOf(error);
+  if (code === 'internal' || code === 'unavailable') return 'failed';
+  if (code === 'permission_denied') return 'denied';
+  return code === 'rate_limited' ? 'throttled' : 'refused';
+}
+
+function codeOf(error: unknown): ErrorCode {
+  return error instanceof ServiceError ? error.code : 'internal';
+}
