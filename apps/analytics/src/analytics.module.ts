@@ -4,6 +4,7 @@ import type { Logger } from '@keystead/service-runtime/log';
 import { MessagingModule } from '@keystead/service-runtime/messaging.module';
 import { type DynamicModule, type INestMicroservice, Module } from '@nestjs/common';
 import type { Config } from './config.ts';
+import { ReportedUsage } from './usage/reported-usage.ts';
 import { UsageBus } from './usage/usage.nats.ts';
 import { Usage } from './usage/usage.ts';
 import { UsageRollUpJob } from './usage/usage-roll-up.job.ts';
@@ -23,8 +24,8 @@ export class AnalyticsModule {
         }),
         MessagingModule.forRoot({ service: 'analytics', environment: config }, log),
       ],
-      controllers: [UsageBus],
-      providers: [Usage, UsageRollUp, UsageRollUpJob],
+      controllers: [UsageBus, UsageRollUpJob],
+      providers: [ReportedUsage, Usage, UsageRollUp],
     };
   }
 }

@@ -61,6 +61,10 @@ export class Duties implements OnApplicationBootstrap {
         delete from monitoring.agent_event where (organization_id, id) in (
           select organization_id, id from monitoring.agent_event
           where received_at < clock_timestamp() - make_interval(days => ${limits.agentEventKeepDays}::int) limit 50000)`;
+      await transaction.$executeRaw`
+        delete from monitoring.audit_head where (organization_id, id) in (
+          select organization_id, id from monitoring.audit_head
+          where received_at < clock_timestamp() - make_interval(days => ${limits.auditHeadKeepDays}::int) limit 50000)`;
       // Analytics has them for good; a few days stay for a recount.
       await transaction.$executeRaw`
         delete from monitoring.agent_hour h using (

@@ -15,6 +15,7 @@ import type { z } from 'zod';
 import { AgentEvents } from './agent-events/agent-events.ts';
 import { AlertRules } from './alerts/alert-rules.ts';
 import { Alerts } from './alerts/alerts.ts';
+import { AuditHeads } from './audit-heads/audit-heads.ts';
 import { LiveEvents } from './live-events/live-events.ts';
 import { AgentSignals } from './liveness/agent-signals.ts';
 import { BeatRecorder } from './liveness/beat-recorder.ts';
@@ -78,6 +79,7 @@ export class MonitoringBus {
     @Inject(AlertRules) private readonly alertRules: AlertRules,
     @Inject(ThresholdRules) private readonly thresholdRules: ThresholdRules,
     @Inject(AgentEvents) private readonly events: AgentEvents,
+    @Inject(AuditHeads) private readonly heads: AuditHeads,
   ) {}
 
   @Answers(contract.listOutages)
@@ -175,5 +177,10 @@ export class MonitoringBus {
   @Answers(contract.listAgentEvents)
   listEvents(@Caller() ctx: TenantCtx, @Given() input: Input<typeof contract.listAgentEvents>) {
     return this.events.list(ctx, input);
+  }
+
+  @Answers(contract.listAuditHeads)
+  listAuditHeads(@Caller() ctx: TenantCtx, @Given() input: Input<typeof contract.listAuditHeads>) {
+    return this.heads.list(ctx, input);
   }
 }

@@ -21,6 +21,14 @@ export const alertKinds = [
   'vault.recovered',
   'vault.stopped',
   'agent.duplicated',
+  'agent.rotation_due',
+  'agent.rotation_failed',
+  'agent.backup_failed',
+  'agent.audit_blocked',
+  'agent.audit_rewritten',
+  'agent.impaired',
+  'agent.override',
+  'agent.security',
 ] as const;
 export const alertKind = z.enum(alertKinds);
 export type AlertKind = z.infer<typeof alertKind>;
@@ -35,7 +43,59 @@ export const severityOf: Record<AlertKind, Severity> = {
   'vault.recovered': 'info',
   'vault.stopped': 'info',
   'agent.duplicated': 'critical',
+  'agent.rotation_due': 'info',
+  'agent.rotation_failed': 'warning',
+  'agent.backup_failed': 'warning',
+  'agent.audit_blocked': 'critical',
+  'agent.audit_rewritten': 'critical',
+  'agent.impaired': 'warning',
+  'agent.override': 'critical',
+  'agent.security': 'warning',
 };
+
+/** What agents report themselves, or what follows from their reports. */
+export const reportedAlertKinds = [
+  'agent.rotation_due',
+  'agent.rotation_failed',
+  'agent.backup_failed',
+  'agent.audit_blocked',
+  'agent.audit_rewritten',
+  'agent.impaired',
+  'agent.override',
+  'agent.security',
+] as const satisfies readonly AlertKind[];
+export type ReportedAlertKind = (typeof reportedAlertKinds)[number];
+
+/** Why such an alert is raised, in words that follow an agent's name. */
+const reasonWords: Record<string, string> = {
+  rotation_due: 'a secret is to be rotated soon',
+  rotation_gave_up: 'the last attempt to rotate a secret failed; its old value works on',
+  backup_gave_up: 'the last attempt of a backup failed',
+  restore_gave_up: 'a restore failed',
+  verify_gave_up: 'a backup could not be verified',
+  drill_gave_up: 'a restore drill failed',
+  audit_blocked: 'the audit cannot be written, so that operations are refused',
+  audit_broken: 'the local audit does not verify',
+  signature_invalid: 'an audit head is signed wrongly',
+  other_hash: 'the audit says something else than before about the same entry',
+  went_back: 'the audit has become shorter than it was',
+  chain_replaced: 'the audit was begun anew beside the one that was known',
+  store_unavailable: 'the store of secrets cannot be reached',
+  key_unavailable: 'the provider of the master key does not answer',
+  restore_forced: 'an older backup was restored over a newer store',
+  emergency_override: 'the owner overrode the policies with the master key',
+  guessing: 'somebody is guessing credentials',
+  identity_locked: 'an identity was locked',
+  many_denials: 'one identity was denied unusually often',
+  bulk_reading: 'one identity reads unusually many secrets',
+  unusual_hour: 'an identity is active at an unusual hour',
+  new_network: 'an identity came from a network that it never used',
+  policy_alert: 'a policy asks that people are told',
+};
+
+export function wordsOfReason(reason: string): string {
+  return reasonWords[reason] ?? reason.replaceAll('_', ' ');
+}
 
 const agentReference = z.object({ id: idSchema('agent'), name: z.string() });
 const vaultReference = z.object({ id: idSchema('vault'), name: z.string() });
@@ -97,6 +157,8 @@ export const alert = z.object({
   /** The agents it is about, at most 50 of them. */
   agents: z.array(agentReference),
   agentCount: z.number().int(),
+  /** For what agents report: which of it, e.g. `guessing`. */
+  reasons: z.array(z.string()),
   summary: z.string(),
   openedAt: instant,
   resolvedAt: instant.nullable(),
@@ -381,6 +443,46 @@ export const listAgentEvents = operation('monitoring', 'agent-events.list', {
     kind: commaList(agentEventKind).optional(),
   }),
   output: page(agentEvent),
+});
+
+/** How far the local audit of an agent had come, by its own word. */
+export const auditHead = z.object({
+  id: idSchema('auditHead'),
+  /** One unbroken log of an agent: 32 hexadecimal digits. */
+  chainId: z.string(),
+  sequence: z.number().int(),
+  /** SHA-256 of the chain up to this entry. */
+  hash: z.string(),
+  /** By the agent's clock. */
+  at: instant,
+  /** By the database's clock. */
+  receivedAt: instant,
+  entriesSincePrevious: z.number().int(),
+  /** `certificate`: by the key of a certificate of this agent. `other_key`: valid, by another key. */
+  signature: z.enum(['certificate', 'other_key', 'absent', 'invalid']),
+  signerKeyDigest: z.string().nullable(),
+  /** What it contradicts; null where it goes on from what was known. */
+  contradiction: z
+    .enum(['signature_invalid', 'other_hash', 'went_back', 'chain_replaced'])
+    .nullable(),
+});
+
+const auditHeadSorts = ['-receivedAt', 'receivedAt'] as const;
+export const listAuditHeads = operation('monitoring', 'audit-heads.list', {
+  method: 'GET',
+  path: '/v1/agents/{id}/audit-heads',
+  summary: 'List how far the local audit of an agent had come, newest first',
+  tag: 'Agents',
+  permission: 'agents.read',
+  params: z.strictObject({ id: idSchema('agent') }),
+  sorts: auditHeadSorts,
+  query: z.strictObject({
+    limit: z.coerce.number().int().min(1).max(limits.pageMax).default(limits.pageDefault),
+    cursor: z.string().max(limits.cursorMaxLength).optional(),
+    sort: z.enum(auditHeadSorts).default('-receivedAt'),
+    contradicting: z.enum(['true', 'false']).optional(),
+  }),
+  output: page(auditHead),
 });
 
 /** What the live stream (`GET /v1/events`) carries. */

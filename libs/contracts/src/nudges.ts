@@ -29,6 +29,12 @@ export const nudges = {
     publishers: ['vault-registry'],
     listeners: ['gateway'],
   },
+  /** Reports of usage wait for analytics. */
+  usage: {
+    subject: 'nudge.usage',
+    publishers: ['monitoring'],
+    listeners: ['analytics'],
+  },
   /** Live events were written for an organization (its uuid is the payload). */
   liveEvents: {
     subject: 'nudge.live-events',

@@ -3,10 +3,17 @@
  * consumer deletes the row in the transaction of its effect.
  */
 import { z } from 'zod';
+import { operationCountsReport } from './agent-link.ts';
 
 export const outboxTopics = {
   /** An alert row is there to be told. */
   'alert.raised': z.object({ alertId: z.uuid() }),
+  /** An agent reported what it was used for. */
+  'usage.reported': z.object({
+    vaultId: z.uuid(),
+    agentId: z.uuid(),
+    operationCounts: operationCountsReport,
+  }),
   /** A single mail of the control plane itself. */
   'mail.requested': z.object({
     template: z.enum(['member.invitation', 'email.confirmation', 'channel.disabled']),

@@ -48,6 +48,12 @@ export class UsageRollUp {
       );
       if (removed < removedPerBatch) break;
     }
+    for (const remove of removeReported) {
+      for (let batch = 0; batch < removalsPerRun; batch += 1) {
+        const removed = await this.#across((transaction) => remove(transaction, days));
+        if (removed < removedPerBatch) break;
+      }
+    }
     await this.#across(
       (transaction) => transaction.$executeRaw`
         delete from analytics.rolled_up_hour
@@ -60,6 +66,21 @@ export class UsageRollUp {
     return this.database.acrossTenants('roll-up-usage', work);
   }
 }
+
+const removeReported: ((transaction: Transaction, days: number) => Promise<number>)[] = [
+  (transaction, days) => transaction.$executeRaw`
+    delete from analytics.operation_hour where ctid in (
+      select ctid from analytics.operation_hour
+      where hour < clock_timestamp() - make_interval(days => ${days}::int) limit ${removedPerBatch})`,
+  (transaction, days) => transaction.$executeRaw`
+    delete from analytics.secret_hour where ctid in (
+      select ctid from analytics.secret_hour
+      where hour < clock_timestamp() - make_interval(days => ${days}::int) limit ${removedPerBatch})`,
+  (transaction, days) => transaction.$executeRaw`
+    delete from analytics.stock_hour where ctid in (
+      select ctid from analytics.stock_hour
+      where hour < clock_timestamp() - make_interval(days => ${days}::int) limit ${removedPerBatch})`,
+];
 
 /** A beat is written by the clock of its statement; two minutes outlast every transaction. */
 async function nextHour(transaction: Transaction): Promise<Date | undefined> {

@@ -1,13 +1,16 @@
 import { randomBytes } from 'node:crypto';
 import { InstallationKey } from '@keystead/access/sealing';
 import { TenantWork } from '@keystead/access/tenant-work';
+import type { OperationCountsReport } from '@keystead/contracts/agent-link';
 import { getVaultUsage } from '@keystead/contracts/analytics';
 import type { TenantCtx } from '@keystead/contracts/context';
 import { newUuid, toId } from '@keystead/contracts/ids';
 import { permissionsOf } from '@keystead/contracts/permissions';
 import { Database } from '@keystead/database/database';
+import { enqueueMany } from '@keystead/database/outbox';
 import { createTestDatabase, type TestDatabase } from '@keystead/test-control-plane/test-database';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { hourOfReport, ReportedUsage } from './reported-usage.ts';
 import { Usage } from './usage.ts';
 import { hourMs } from './usage-range.ts';
 import { UsageRollUp } from './usage-roll-up.ts';
@@ -37,12 +40,14 @@ let urls: TestDatabase;
 let database: Database;
 let usage: Usage;
 let rollUp: UsageRollUp;
+let reported: ReportedUsage;
 
 beforeAll(async () => {
   urls = await createTestDatabase();
   database = new Database({ serviceUrl: urls.serviceUrl, acrossUrl: urls.acrossUrl });
   usage = new Usage(new TenantWork(database, new InstallationKey(randomBytes(32))));
   rollUp = new UsageRollUp(database);
+  reported = new ReportedUsage(database);
 });
 afterAll(async () => {
   await database.close();
@@ -177,6 +182,7 @@ function recount(beats: readonly Beat[], outages: readonly number[], hours: read
       heartbeats: inHour.length,
       onlineMinutes: new Set(inHour.map(({ atMs }) => minuteOf(atMs))).size,
       outages: outages.filter((ms) => hourOf(ms) === start).length,
+      operations: 0,
     };
   });
 }
@@ -241,10 +247,10 @@ describe(`usage by the hour, seed ${seed}`, () => {
     await rollUp.rollUp();
     const query = { since: new Date(long).toISOString() };
     const before = await ask(vault, query);
-    expect(before.totals).toEqual({ heartbeats: 3, onlineMinutes: 2, outages: 0 });
+    expect(before.totals).toMatchObject({ heartbeats: 3, onlineMinutes: 2, outages: 0 });
     const back = { ...vault, agentId, atMs: hourOf(Date.now()) };
     await keep([...beats, back]);
-    expect((await ask(vault, query)).totals).toEqual({
+    expect((await ask(vault, query)).totals).toMatchObject({
       heartbeats: 4,
       onlineMinutes: 3,
       outages: 0,
@@ -272,7 +278,12 @@ describe(`usage by the hour, seed ${seed}`, () => {
     const vault = await newVault(1);
     const answer = await ask(vault);
     expect(answer.hours.length).toBeGreaterThanOrEqual(24);
-    expect(answer.totals).toEqual({ heartbeats: 0, onlineMinutes: 0, outages: 0 });
+    expect(answer.totals).toEqual({
+      heartbeats: 0,
+      onlineMinutes: 0,
+      outages: 0,
+      operations: 0,
+    });
   });
 
   it('answers for a vault of another organization as for one that is not there', async () => {
@@ -303,6 +314,145 @@ describe(`usage by the hour, seed ${seed}`, () => {
       rows: await transaction.vaultHour.count(),
     }));
     expect(left).toEqual({ hours: [{ hour: new Date(old) }], rows: 0 });
+  });
+});
+
+describe(`what agents report, seed ${seed}`, () => {
+  type Report = OperationCountsReport;
+  const report = (changes: Partial<Report>): Report => ({
+    periodStartMs: hourOf(Date.now()),
+    periodEndMs: hourOf(Date.now()) + 60_000,
+    counts: [],
+    topSecrets: [],
+    namespaces: 0,
+    secrets: 0,
+    storedBytes: 0,
+    ...changes,
+  });
+  const count = (operation: string, count: number, p99Us = 0) => ({
+    operation,
+    outcome: 'done',
+    count,
+    p50Us: 0,
+    p95Us: 0,
+    p99Us,
+  });
+  const owe = (vault: Vault, agentId: string, reports: readonly Report[]) =>
+    database.withTenant(vault, (transaction) =>
+      enqueueMany(
+        transaction,
+        'usage.reported',
+        reports.map((operationCounts) => ({
+          organizationId: vault.organizationId,
+          payload: { vaultId: vault.vaultId, agentId, operationCounts },
+        })),
+      ),
+    );
+
+  it('counts every report once, in any order, by two processes at once', async () => {
+    const random = randomFrom(seed);
+    const [vault, other] = await Promise.all([newVault(2), newVault(1)]);
+    const open = hourOf(Date.now());
+    const hours = [open - 3 * hourMs, open - 2 * hourMs, open - hourMs];
+    const sent: { hour: number; agentId: string; report: Report }[] = [];
+    for (let index = 0; index < 300; index += 1) {
+      const hour = hours[Math.floor(random() * hours.length)] ?? open;
+      const agentId = vault.agents[Math.floor(random() * 2)] ?? '';
+      const secretRef = Math.floor(random() * 20)
+        .toString(16)
+        .padStart(64, '0');
+      sent.push({
+        hour,
+        agentId,
+        report: report({
+          periodStartMs: hour + index,
+          periodEndMs: hour + index + 1_000,
+          counts: [
+            count('secret_read', Math.floor(random() * 50), index),
+            count('secret_list', Math.floor(random() * 5)),
+          ],
+          topSecrets: [{ secretRef, count: 1 + Math.floor(random() * 9) }],
+          secrets: index,
+        }),
+      });
+    }
+    await owe(other, other.agents[0] ?? '', [report({ counts: [count('secret_read', 7)] })]);
+    for (const { agentId, report: one } of sent) await owe(vault, agentId, [one]);
+    const added = await Promise.all([
+      reported.addUp(),
+      new ReportedUsage(database).addUp(),
+      reported.addUp(),
+    ]);
+    expect(added.reduce((sum, one) => sum + one, 0)).toBe(301);
+    expect(await reported.addUp()).toBe(0);
+
+    const answer = await ask(vault);
+    const total = (operation: string, among = sent) =>
+      among
+        .flatMap(({ report: { counts } }) => counts)
+        .filter((one) => one.operation === operation)
+        .reduce((sum, one) => sum + one.count, 0);
+    expect(answer.operations).toMatchObject([
+      { operation: 'secret_list', outcome: 'done', count: total('secret_list') },
+      { operation: 'secret_read', outcome: 'done', count: total('secret_read'), p99Us: 299 },
+    ]);
+    for (const hour of hours) {
+      const among = sent.filter((one) => one.hour === hour);
+      expect(
+        answer.hours.find((one) => one.hour === new Date(hour).toISOString())?.operations,
+      ).toBe(total('secret_list', among) + total('secret_read', among));
+    }
+    const reads = new Map<string, number>();
+    for (const { secretRef, count: times } of sent.flatMap(({ report: one }) => one.topSecrets)) {
+      reads.set(secretRef, (reads.get(secretRef) ?? 0) + times);
+    }
+    expect(answer.topSecrets).toEqual(
+      [...reads]
+        .map(([secretRef, times]) => ({ secretRef, count: times }))
+        .sort((a, b) => b.count - a.count || (a.secretRef < b.secretRef ? -1 : 1))
+        .slice(0, 10),
+    );
+    const newest = sent.reduce((a, b) => (b.report.periodEndMs > a.report.periodEndMs ? b : a));
+    expect(answer.stock?.secrets).toBe(newest.report.secrets);
+    const agentId = vault.agents[0] ?? '';
+    expect((await ask(vault, { agentId: toId('agent', agentId) })).totals.operations).toBe(
+      sent
+        .filter((one) => one.agentId === agentId)
+        .flatMap(({ report: { counts } }) => counts)
+        .reduce((sum, one) => sum + one.count, 0),
+    );
+    expect((await ask(other)).totals.operations).toBe(7);
+  });
+
+  it('takes what an agent says of the future as said of now', () => {
+    const now = Date.UTC(2026, 10, 24, 12, 30);
+    expect(hourOfReport(now + 365 * 24 * hourMs, now)).toBe(Date.UTC(2026, 10, 24, 12));
+    expect(hourOfReport(0, now)).toBe(Date.UTC(2026, 10, 24, 12));
+    expect(hourOfReport(now - 20 * 24 * hourMs, now)).toBe(Date.UTC(2026, 10, 4, 12));
+  });
+
+  it('removes what is too old', async () => {
+    const vault = await newVault(1);
+    const agentId = vault.agents[0] ?? '';
+    await owe(vault, agentId, [
+      report({
+        counts: [count('secret_read', 1)],
+        topSecrets: [{ secretRef: 'a'.repeat(64), count: 1 }],
+      }),
+    ]);
+    await reported.addUp();
+    await database.acrossTenants('roll-up-usage', async (transaction) => {
+      await transaction.$executeRaw`update analytics.operation_hour set hour = hour - interval '401 days'`;
+      await transaction.$executeRaw`update analytics.secret_hour set hour = hour - interval '401 days'`;
+      await transaction.$executeRaw`update analytics.stock_hour set hour = hour - interval '401 days'`;
+    });
+    await rollUp.removeOld();
+    const left = await database.withTenant(vault, async (transaction) => [
+      await transaction.operationHour.count(),
+      await transaction.secretHour.count(),
+      await transaction.stockHour.count(),
+    ]);
+    expect(left).toEqual([0, 0, 0]);
   });
 });
 

@@ -16,6 +16,7 @@ import type { Input, Output } from '@keystead/contracts/operation';
 import type { Transaction } from '@keystead/database/database';
 import { type Sql, sql } from '@keystead/database/sql';
 import { Inject, Injectable } from '@nestjs/common';
+import { readReported } from './reported-rows.ts';
 import { hoursOf, type UsageRange, usageRange } from './usage-range.ts';
 
 interface HourRow {
@@ -49,7 +50,15 @@ export class Usage {
       for (const row of await countFresh(transaction, organizationId, vaultId, missing)) {
         known.set(row.hour.getTime(), row);
       }
-      const shown = hours.map((hour) => showHour(hour, known.get(hour.getTime())));
+      const reported = await readReported(transaction, {
+        organizationId,
+        vaultId,
+        agentId: input.query.agentId ? toUuid('agent', input.query.agentId) : null,
+        range,
+      });
+      const shown = hours.map((hour) =>
+        showHour(hour, known.get(hour.getTime()), reported.byHour.get(hour.getTime())),
+      );
       return {
         vaultId: toId('vault', vaultId),
         since: new Date(range.fromMs).toISOString(),
@@ -59,18 +68,23 @@ export class Usage {
           heartbeats: sum(shown, 'heartbeats'),
           onlineMinutes: sum(shown, 'onlineMinutes'),
           outages: sum(shown, 'outages'),
+          operations: sum(shown, 'operations'),
         },
+        operations: reported.operations,
+        topSecrets: reported.topSecrets,
+        stock: reported.stock,
       };
     });
   }
 }
 
-function showHour(hour: Date, row: HourRow | undefined) {
+function showHour(hour: Date, row: HourRow | undefined, operations: number | undefined) {
   return {
     hour: hour.toISOString(),
     heartbeats: row?.heartbeats ?? 0,
     onlineMinutes: row?.online_minutes ?? 0,
     outages: row?.outages ?? 0,
+    operations: operations ?? 0,
   };
 }
 

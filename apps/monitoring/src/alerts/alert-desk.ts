@@ -4,11 +4,12 @@
  * change one agent of a vault, the second sees what the first did.
  */
 import { newUuid, toId } from '@keystead/contracts/ids';
-import { type AlertKind, severityOf } from '@keystead/contracts/monitoring';
+import { type AlertKind, type ReportedAlertKind, severityOf } from '@keystead/contracts/monitoring';
 import type { Transaction } from '@keystead/database/database';
 import { enqueueMany } from '@keystead/database/outbox';
 import { Injectable } from '@nestjs/common';
 import { type LiveEventRow, writeLiveEvents } from '../live-events/live-event-rows.ts';
+import { nextReportedAlert, type OpenReport, type Report } from './reported-alert.ts';
 import {
   type AlertRule,
   applyRules,
@@ -35,9 +36,16 @@ interface Vault extends VaultKey {
   rules: AlertRule[];
 }
 
+interface NamedAgent {
+  id: string;
+  name: string;
+  /** What it reported and has not taken back. */
+  reasons?: string[];
+}
+
 interface NewAlert {
   kind: AlertKind;
-  agents: { id: string; name: string }[];
+  agents: NamedAgent[];
   agentTotal: number;
   silentSince: number | null;
   flapping: boolean;
@@ -45,7 +53,22 @@ interface NewAlert {
   calmAt?: number;
   resolves?: string;
   outageSeconds?: number;
+  /** Everything that agents reported. */
+  reasons?: string[];
 }
+
+const hourMs = 3_600_000;
+/** Without another report for so long an alert ends by itself: not everything is ever taken back. */
+const reportedAlertCalmMs: Record<ReportedAlertKind, number> = {
+  'agent.rotation_due': 24 * hourMs,
+  'agent.rotation_failed': 24 * hourMs,
+  'agent.backup_failed': 48 * hourMs,
+  'agent.audit_blocked': 24 * hourMs,
+  'agent.audit_rewritten': 7 * 24 * hourMs,
+  'agent.impaired': 24 * hourMs,
+  'agent.override': 24 * hourMs,
+  'agent.security': hourMs,
+};
 
 /** How many agents an alert names; the rest is counted. */
 const namedAgents = 50;
@@ -134,6 +157,50 @@ export class AlertDesk {
     return batch.write(transaction);
   }
 
+  /** What agents report themselves. One alert is open at a time for a vault and kind. */
+  async report(
+    transaction: Transaction,
+    now: number,
+    reports: readonly (VaultKey & Report & { kind: ReportedAlertKind })[],
+  ): Promise<Set<string>> {
+    if (reports.length === 0) return new Set();
+    const vaults = await this.#readVaults(transaction, uniqueKeys(reports));
+    const open = await this.#openReports(transaction, vaults, [
+      ...new Set(reports.map(({ kind }) => kind)),
+    ]);
+    const batch = new AlertBatch(now);
+    for (const vault of vaults) {
+      const mine = reports.filter(({ vaultId }) => vaultId === vault.vaultId);
+      for (const [kind, ofKind] of Map.groupBy(mine, (report) => report.kind)) {
+        const known = open.get(`${vault.vaultId}/${kind}`);
+        const decision = nextReportedAlert(known, ofKind);
+        if (decision.do === 'nothing') continue;
+        const agents = vault.agents
+          .filter(({ id }) => decision.agents.has(id))
+          .map((agent) => ({ ...agent, reasons: [...(decision.agents.get(agent.id) ?? [])] }));
+        const calmAt = now + reportedAlertCalmMs[kind];
+        if (decision.do === 'resolve') {
+          batch.resolve(vault, decision.id, null);
+        } else if (decision.do === 'keep') {
+          batch.keep(vault, decision.id, agents, calmAt);
+        } else if (agents.length > 0) {
+          const id = batch.raise(vault, {
+            kind,
+            agents,
+            agentTotal: vault.agents.length,
+            silentSince: null,
+            flapping: false,
+            status: decision.status,
+            reasons: decision.reasons,
+            ...(decision.status === 'open' ? { calmAt } : {}),
+          });
+          if (decision.supersedes) batch.resolve(vault, decision.supersedes, id ?? null);
+        }
+      }
+    }
+    return batch.write(transaction);
+  }
+
   /** The agents of these vaults run again: the notice that they were stopped has served. */
   async resolveStopped(
     transaction: Transaction,
@@ -192,6 +259,44 @@ export class AlertDesk {
       resolves: open.id,
       outageSeconds: Math.max(0, (now - since) / 1_000),
     });
+  }
+
+  async #openReports(
+    transaction: Transaction,
+    vaults: readonly Vault[],
+    kinds: readonly string[],
+  ): Promise<Map<string, OpenReport>> {
+    const rows = await transaction.$queryRaw<
+      {
+        vault_id: string;
+        kind: string;
+        id: string;
+        told: string[];
+        agent_id: string | null;
+        reasons: string[] | null;
+      }[]
+    >`
+      select t.vault_id, t.kind, t.id, t.reasons as told, g.agent_id, g.reasons
+      from monitoring.alert t
+      left join monitoring.alert_agent g
+        on g.organization_id = t.organization_id and g.alert_id = t.id
+      where (t.organization_id, t.vault_id) in (
+          select * from unnest(${vaults.map((vault) => vault.organizationId)}::uuid[], ${vaults.map((vault) => vault.vaultId)}::uuid[])
+        ) and t.kind = any(${kinds}::text[]) and t.status <> 'resolved'`;
+    return new Map(
+      [...Map.groupBy(rows, (row) => `${row.vault_id}/${row.kind}`)].map(([key, ofAlert]) => [
+        key,
+        {
+          id: ofAlert[0]?.id ?? '',
+          told: new Set(ofAlert[0]?.told),
+          agents: new Map(
+            ofAlert.flatMap(({ agent_id: id, reasons }) =>
+              id === null ? [] : [[id, new Set(reasons)] as const],
+            ),
+          ),
+        },
+      ]),
+    );
   }
 
   async #openOthers(transaction: Transaction, kind: string, vaults: readonly Vault[]) {
@@ -302,7 +407,7 @@ class AlertBatch {
   readonly #kept: {
     vault: Vault;
     id: string;
-    agents: { id: string; name: string }[];
+    agents: NamedAgent[];
     calmAt: number | null;
   }[] = [];
   readonly #held: { vault: Vault; id: string; calmAt: number }[] = [];
@@ -324,7 +429,7 @@ class AlertBatch {
     this.#resolved.push({ vault, id, supersededBy });
   }
 
-  keep(vault: Vault, id: string, agents: { id: string; name: string }[], calmAt?: number): void {
+  keep(vault: Vault, id: string, agents: NamedAgent[], calmAt?: number): void {
     this.#kept.push({ vault, id, agents, calmAt: calmAt ?? null });
   }
 
@@ -373,11 +478,12 @@ class AlertBatch {
     await transaction.$executeRaw`
       insert into monitoring.alert (organization_id, id, vault_id, kind, severity, severity_rank,
         status, summary, flapping, calm_at, opened_at, resolved_at, silent_since, resolves_id,
-        outage_seconds, agent_count)
+        outage_seconds, agent_count, reasons)
       select k.organization_id, k.id, k.vault_id, k.kind, k.severity, k.severity_rank, k.status,
         k.summary, k.flapping, k.calm_at, ${at},
         case when k.status = 'resolved' then ${at}::timestamptz end,
-        k.silent_since, k.resolves_id, k.outage_seconds, k.agent_count
+        k.silent_since, k.resolves_id, k.outage_seconds, k.agent_count,
+        coalesce(string_to_array(nullif(k.reasons, ''), ','), array[]::text[])
       from unnest(
         ${raised.map(({ vault }) => vault.organizationId)}::uuid[],
         ${raised.map(({ id }) => id)}::uuid[],
@@ -392,9 +498,10 @@ class AlertBatch {
         ${raised.map(({ alert }) => toDate(alert.silentSince))}::timestamptz[],
         ${raised.map(({ alert }) => alert.resolves ?? null)}::uuid[],
         ${raised.map(({ alert }) => alert.outageSeconds ?? null)}::float8[],
-        ${raised.map(({ alert }) => alert.agents.length)}::int[]
+        ${raised.map(({ alert }) => alert.agents.length)}::int[],
+        ${raised.map(({ alert }) => (alert.reasons ?? []).join(','))}::text[]
       ) as k(organization_id, id, vault_id, kind, severity, severity_rank, status, summary, flapping,
-        calm_at, silent_since, resolves_id, outage_seconds, agent_count)`;
+        calm_at, silent_since, resolves_id, outage_seconds, agent_count, reasons)`;
   }
 
   async #nameAgents(transaction: Transaction): Promise<void> {
@@ -406,13 +513,17 @@ class AlertBatch {
     );
     if (rows.length === 0) return;
     await transaction.$executeRaw`
-      insert into monitoring.alert_agent (organization_id, alert_id, agent_id, agent_name)
-      select * from unnest(
+      insert into monitoring.alert_agent (organization_id, alert_id, agent_id, agent_name, reasons)
+      select k.organization_id, k.alert_id, k.agent_id, k.agent_name,
+        coalesce(string_to_array(nullif(k.reasons, ''), ','), array[]::text[])
+      from unnest(
         ${rows.map(({ vault }) => vault.organizationId)}::uuid[],
         ${rows.map(({ id }) => id)}::uuid[],
         ${rows.map(({ agent }) => agent.id)}::uuid[],
-        ${rows.map(({ agent }) => agent.name)}::text[]
-      ) on conflict do nothing`;
+        ${rows.map(({ agent }) => agent.name)}::text[],
+        ${rows.map(({ agent }) => (agent.reasons ?? []).join(','))}::text[]
+      ) as k(organization_id, alert_id, agent_id, agent_name, reasons)
+      on conflict (organization_id, alert_id, agent_id) do update set reasons = excluded.reasons`;
   }
 
   async #writeResolved(transaction: Transaction, at: Date): Promise<void> {
@@ -481,6 +592,7 @@ function summaryOf(vault: Vault, alert: NewAlert): string {
     silentSince: alert.silentSince,
     flapping: alert.flapping,
     ...(alert.outageSeconds === undefined ? {} : { outageSeconds: alert.outageSeconds }),
+    ...(alert.reasons === undefined ? {} : { reasons: alert.reasons }),
   });
 }
 

@@ -175,6 +175,7 @@ function show(row: Row): Output<typeof getAlert> {
       name: agent.agentName,
     })),
     agentCount: row.agentCount,
+    reasons: row.reasons,
     summary: row.summary,
     openedAt: row.openedAt.toISOString(),
     resolvedAt: row.resolvedAt?.toISOString() ?? null,

@@ -7,6 +7,7 @@
  * while it flaps has already been told.
  */
 import { limits } from '@keystead/contracts/limits';
+import { wordsOfReason } from '@keystead/contracts/monitoring';
 import type { AgentStatus } from '@keystead/contracts/registry';
 
 export interface VaultAgent {
@@ -114,6 +115,7 @@ export function summarize(
     silentSince: number | null;
     flapping: boolean;
     outageSeconds?: number;
+    reasons?: readonly string[];
   },
 ): string {
   const names = list(facts.agentNames);
@@ -133,8 +135,10 @@ export function summarize(
       return `${vaultName} has recovered after ${duration(facts.outageSeconds ?? 0)}: ${names} heard again`;
     case 'vault.stopped':
       return `${vaultName}: ${names} was stopped in order`;
-    default:
+    case 'agent.duplicated':
       return `${vaultName}: ${names} runs twice with one identity`;
+    default:
+      return `${vaultName}: ${names}: ${(facts.reasons ?? []).map(wordsOfReason).join('; ')}`;
   }
 }
 

@@ -67,6 +67,7 @@ async function readAlerts(
       outage_seconds: number | null;
       agent_count: number;
       flapping: boolean;
+      reasons: string[];
       vault_id: string;
       vault_name: string;
       tags: string[];
@@ -74,7 +75,7 @@ async function readAlerts(
     }[]
   >`
     select a.id, a.kind, a.severity, a.opened_at, a.silent_since, a.outage_seconds, a.agent_count,
-      a.flapping, v.id as vault_id, v.name as vault_name, v.tags, (count(*) over ())::int as total
+      a.flapping, a.reasons, v.id as vault_id, v.name as vault_name, v.tags, (count(*) over ())::int as total
     from notification.delivery_alert t
     join monitoring.alert a on a.organization_id = t.organization_id and a.id = t.alert_id
     join registry.vault v on v.organization_id = a.organization_id and v.id = a.vault_id
@@ -109,6 +110,7 @@ async function readAlerts(
     silentSince: row.silent_since?.toISOString() ?? null,
     outageSeconds: row.outage_seconds === null ? null : Math.round(row.outage_seconds * 10) / 10,
     flapping: row.flapping,
+    reasons: row.reasons,
   }));
   return { alerts, alertCount: rows[0]?.total ?? 0 };
 }

@@ -16,6 +16,8 @@ export interface AlertView {
   /** For a recovery. */
   outageSeconds: number | null;
   flapping: boolean;
+  /** For what agents report: words of the contract. */
+  reasons: readonly string[];
 }
 
 interface Named {

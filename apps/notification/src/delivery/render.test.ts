@@ -29,6 +29,7 @@ function alert(changes: Partial<AlertView> = {}): AlertView {
     silentSince: '2026-11-21T06:24:10.000Z',
     outageSeconds: null,
     flapping: false,
+    reasons: [],
     ...changes,
   };
 }
@@ -200,6 +201,17 @@ describe('a message about one vault', () => {
     );
     expect(subject({ kind: 'vault.stopped' })).toBe('payments was stopped at 06:28 UTC');
     expect(subject({ kind: 'agent.duplicated' })).toBe('Agent web-1 of payments runs twice');
+    expect(subject({ kind: 'agent.audit_blocked' })).toBe('payments cannot write its audit');
+  });
+
+  it('says what an agent reported, in words', () => {
+    const { text } = renderEmail(
+      about({ kind: 'agent.security', silentSince: null, reasons: ['guessing', 'new_network'] }),
+      options,
+    );
+    expect(text).toContain(
+      'web-1 reported it at 2026-11-21 06:28:30 UTC: somebody is guessing credentials; an identity came from a network that it never used.',
+    );
   });
 
   it('names the agents, the times in UTC, what to look at, and links to the vault', () => {

@@ -186,6 +186,7 @@ export function renderWebhook(message: Message): string {
         silentSince: alert.silentSince,
         ...(alert.outageSeconds !== null && { outageSeconds: alert.outageSeconds }),
         flapping: alert.flapping,
+        ...(alert.reasons.length > 0 && { reasons: alert.reasons }),
       })),
       /** How many alerts of the group are not in the list. */
       truncated: Math.max(0, message.alertCount - alerts.length),

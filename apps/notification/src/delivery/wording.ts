@@ -2,6 +2,7 @@
  * The words of every message, once for all channels: what happened, to what, since when, for how
  * long, what to look at. Plain text throughout; each channel escapes for itself.
  */
+import { wordsOfReason } from '@keystead/contracts/monitoring';
 import {
   type AlertsMessage,
   type AlertView,
@@ -189,7 +190,79 @@ const words: Record<AlertsMessage['type'], AlertWords> = {
     advice:
       'Look at: a copied machine or data directory. Stop the copy and enrol it under its own name. If nobody made a copy, revoke the agent: somebody else has its key.',
   },
+  'agent.rotation_due': reported({
+    what: 'is to rotate secrets soon',
+    many: 'are to rotate secrets soon',
+    advice:
+      'Nothing to do where the rotation runs by itself. A secret that people rotate by hand is listed by the agent.',
+  }),
+  'agent.rotation_failed': reported({
+    what: 'could not rotate a secret',
+    many: 'could not rotate secrets',
+    advice:
+      "Look at: the rotation's history on the agent, and whether the system whose password is rotated can be reached. The old value works on.",
+  }),
+  'agent.backup_failed': reported({
+    what: 'has a backup that failed',
+    many: 'have backups that failed',
+    advice:
+      "Look at: the agent's log, room at the destination, and whether it can be reached. Until one succeeds, the newest backup is an older one.",
+  }),
+  'agent.audit_blocked': reported({
+    what: 'cannot write its audit',
+    many: 'cannot write their audit',
+    advice:
+      'Look at: a full, slow or read-only disk under the audit. Until it can be written, the vault answers no request.',
+  }),
+  'agent.audit_rewritten': reported({
+    what: 'has an audit that contradicts itself',
+    many: 'have audits that contradict themselves',
+    advice:
+      'Somebody may have changed or removed what was logged. Run keystead-agent audit verify on the machine, keep its log files, and compare them with the audit heads of the agent.',
+  }),
+  'agent.impaired': reported({
+    what: 'cannot serve as it should',
+    many: 'cannot serve as they should',
+    advice:
+      "Look at: the database under the store, the provider of the master key, and the way to both from the agent's machine.",
+  }),
+  'agent.override': reported({
+    what: 'was overridden by its owner',
+    many: 'were overridden by their owners',
+    advice:
+      'Ask who did it and why. What was done meanwhile stands in the local audit of the agent.',
+  }),
+  'agent.security': reported({
+    what: 'reports suspicious activity',
+    many: 'report suspicious activity',
+    advice:
+      'Look at: the local audit of the agent, filtered by the time of this message. An identity that you do not trust is locked or deleted there.',
+  }),
 };
+
+/** The words of what agents report themselves: which of it stands in the alert's reasons. */
+function reported({
+  what,
+  many,
+  advice,
+}: {
+  what: string;
+  many: string;
+  advice: string;
+}): AlertWords {
+  return {
+    subject: (alert) => `${shownName(alert.vault.name)} ${what}`,
+    lead: (alert) =>
+      `${agentNames(alert)} reported it at ${humanTime(alert.openedAt)}: ${reasonsOf(alert)}.`,
+    many,
+    manyLead: 'Their agents reported it. The first did so',
+    advice,
+  };
+}
+
+function reasonsOf({ reasons }: AlertView): string {
+  return reasons.length === 0 ? 'no reason was given' : reasons.map(wordsOfReason).join('; ');
+}
 
 function wordAlerts(message: AlertsMessage, { publicUrl, entriesMax }: WordingOptions): Card {
   const { alerts, at, organization } = message;
@@ -241,6 +314,7 @@ function entryLines(alert: AlertView, at: string): string[] {
   } else {
     lines.push(`Since ${humanTime(alert.openedAt)}`);
   }
+  if (alert.reasons.length > 0) lines.push(`What: ${reasonsOf(alert)}`);
   if (alert.vault.tags.length > 0) {
     const shown = alert.vault.tags.slice(0, 8).map(shownName);
     const rest = alert.vault.tags.length - shown.length;
