@@ -41,6 +41,8 @@ export interface Errand {
   effect: 'read' | 'write';
   /** The work shows only what `caller.sees`. */
   narrows?: boolean;
+  /** What the work does besides, decided before it as well. */
+  also?: readonly { action: AgentAction; resource: ResourceReference }[] | undefined;
 }
 
 export type Settled = (errand: Errand, result: AuditResult, durationMs: number) => void;
@@ -98,6 +100,9 @@ export class Door {
     const begunMs = this.#monotonicMs();
     const decided = this.#decide(caller, errand);
     const decision = decided instanceof Promise ? await decided : decided;
+    for (const { action, resource } of errand.also ?? []) {
+      await this.#decide(caller, { ...errand, action, resource, narrows: false, also: undefined });
+    }
     if (errand.effect === 'write') {
       await this.#record(caller, errand, 'started', 'started', decision);
     }

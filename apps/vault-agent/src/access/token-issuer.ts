@@ -17,21 +17,7 @@ import {
 import { LRUCache } from 'lru-cache';
 import { accessLimits } from './access-limits.ts';
 import type { CallerIdentity } from './caller.ts';
-
-/** Only signatures with a public key: with a shared secret whoever verifies can also forge. */
-export const tokenAlgorithms = [
-  'RS256',
-  'RS384',
-  'RS512',
-  'PS256',
-  'PS384',
-  'PS512',
-  'ES256',
-  'ES384',
-  'ES512',
-  'EdDSA',
-] as const;
-export type TokenAlgorithm = (typeof tokenAlgorithms)[number];
+import type { TokenAlgorithm } from './token-algorithms.ts';
 
 export interface TokenIssuerOptions {
   issuer: string;

@@ -1,6 +1,7 @@
 /** What answers an operation: one expression that the HTTP adapter calls after its checks. */
 
 import type { Readable } from 'node:stream';
+import type { AgentAction } from '@keystead/contracts/agent-api/actions';
 import type {
   AgentInput,
   AgentOperation,
@@ -8,10 +9,17 @@ import type {
 } from '@keystead/contracts/agent-api/operation';
 import type { Caller, ResourceReference } from '../access/caller.ts';
 
+/** What an operation does besides its own action, e.g. a copy makes something at its target. */
+export interface AlsoNeeded {
+  action: AgentAction;
+  resource: ResourceReference;
+}
+
 export interface AgentHandler {
   operation: AgentOperation;
   /** What the operation is about, from its checked input. */
   resource: (input: AgentInput<AgentOperation>) => ResourceReference;
+  also: ((input: AgentInput<AgentOperation>) => readonly AlsoNeeded[]) | undefined;
   run: (
     caller: Caller,
     input: AgentInput<AgentOperation>,
@@ -38,6 +46,7 @@ export function handler<O extends AgentOperation>(
   operation: O,
   parts: {
     resource?: (input: AgentInput<O>) => ResourceReference;
+    also?: (input: AgentInput<O>) => readonly AlsoNeeded[];
     run: (
       caller: Caller,
       input: AgentInput<O>,
@@ -48,6 +57,7 @@ export function handler<O extends AgentOperation>(
   return {
     operation,
     resource: (parts.resource ?? (() => ({}))) as AgentHandler['resource'],
+    also: parts.also as AgentHandler['also'],
     run: parts.run as AgentHandler['run'],
   };
 }

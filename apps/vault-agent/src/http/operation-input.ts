@@ -1,0 +1,69 @@
+/** From a request to the checked input of an operation. What an operation never has is never read. */
+import type { AgentInput, AgentOperation } from '@keystead/contracts/agent-api/operation';
+import { invalidRequest, ServiceError } from '@keystead/contracts/errors';
+import { readJson, readQuery } from '@keystead/contracts/http/request-text';
+import type { FastifyRequest } from 'fastify';
+import { z } from 'zod';
+
+export type ReadInput = (request: FastifyRequest) => AgentInput<AgentOperation>;
+
+type Parts = AgentInput<AgentOperation>;
+const nothing = Object.freeze({});
+
+/** Reads the input of one operation. @throws ServiceError `invalid_request`, from what it answers */
+export function inputReader(operation: AgentOperation): ReadInput {
+  const { params, query, body } = operation;
+  const hasParams = operation.path.includes('{');
+  const takesQuery = !isEmpty(query);
+  const takesBody = operation.streams !== 'in' && !isEmpty(body);
+  const takesIfMatch = operation.ifMatch !== 'none';
+  return (request) => {
+    const input: Parts = {
+      params: hasParams ? check(params, 'path', request.params) : nothing,
+      query: nothing,
+      body: nothing,
+      ifMatch: null,
+    };
+    const asks = request.url.includes('?');
+    if (takesQuery || asks) input.query = check(query, 'query', readQuery(request.url));
+    if (takesIfMatch) input.ifMatch = readEntityTag(request.headers['if-match']);
+    if (operation.streams !== 'in' && (takesBody || request.body !== undefined)) {
+      // A missing body is an empty object: the schema then names the fields it misses.
+      const sent = request.body === undefined ? undefined : readJson(request.body as Buffer);
+      input.body = check(body, 'body', sent === undefined ? {} : sent);
+    }
+    return input;
+  };
+}
+
+function isEmpty(schema: z.ZodType): boolean {
+  return schema instanceof z.ZodObject && Object.keys(schema.shape).length === 0;
+}
+
+function check(schema: z.ZodType, location: 'path' | 'query' | 'body', value: unknown): unknown {
+  const parsed = schema.safeParse(value ?? {});
+  if (!parsed.success) throw invalidRequest(location, parsed.error.issues);
+  return parsed.data;
+}
+
+const strongTag = /^"([\x21\x23-\x7e]{1,200})"$/;
+
+/** One strong tag without its quotes, or `*`. @throws ServiceError `invalid_request` */
+function readEntityTag(header: string | undefined): string | null {
+  if (header === undefined) return null;
+  const text = header.trim();
+  if (text === '*') return text;
+  const tag = strongTag.exec(text)?.[1];
+  if (tag !== undefined) return tag;
+  // A list, or a weak tag, holds for no change of ours: it says what the caller does not mean.
+  throw invalidRequest('header', [
+    { path: ['If-Match'], message: 'must be the ETag of an earlier answer, or *' },
+  ]);
+}
+
+/** @throws ServiceError `invalid_request` */
+export function needsHost(request: FastifyRequest): void {
+  if (request.raw.httpVersion === '1.1' && request.headers.host === undefined) {
+    throw new ServiceError('invalid_request', { detail: 'The Host header is missing' });
+  }
+}

@@ -1,0 +1,319 @@
+/**
+ * Every operation of the agent as a route: who calls, how often, is it well-formed, may they, the audit,
+ * the work, the answer. No operation has code here.
+ */
+import type { AgentInput, AgentOperation } from '@keystead/contracts/agent-api/operation';
+import { ServiceError } from '@keystead/contracts/errors';
+import { readIdempotencyKey } from '@keystead/contracts/http/request-text';
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
+import type { Allowance } from '../access/allowance.ts';
+import type { Authenticator } from '../access/authenticator.ts';
+import type { Caller, CallerIdentity } from '../access/caller.ts';
+import type { Door, Errand } from '../access/door.ts';
+import { askedFor, type CursorSeal } from './cursor-seal.ts';
+import type { AgentHandler, HandlerStreams, StreamAnswer } from './handler.ts';
+import { httpLimits } from './http-limits.ts';
+import type { HttpServer } from './http-server.ts';
+import type { Idempotency, KeptAnswer } from './idempotency.ts';
+import { inputReader, needsHost } from './operation-input.ts';
+import type { RequestMetrics } from './request-metrics.ts';
+
+export interface OperationsParts {
+  server: HttpServer;
+  authenticator: Authenticator;
+  door: Door;
+  /** Of each identity. */
+  allowance: Allowance;
+  cursors: CursorSeal;
+  idempotency: Idempotency;
+  metrics: RequestMetrics;
+}
+
+const bytesType = 'application/octet-stream';
+
+declare module 'fastify' {
+  interface FastifyRequest {
+    caller: Caller | undefined;
+  }
+}
+
+export function serveOperations(handlers: readonly AgentHandler[], parts: OperationsParts): void {
+  const { app } = parts.server;
+  app.decorateRequest('caller', undefined);
+  // What an operation that streams in reads by itself.
+  app.addContentTypeParser(bytesType, (_request, payload, done) => done(null, payload));
+  const operations = handlers.map(({ operation }) => operation);
+  for (const handler of handlers) serve(app, handler, operations, parts);
+}
+
+function serve(
+  app: FastifyInstance,
+  handler: AgentHandler,
+  operations: readonly AgentOperation[],
+  parts: OperationsParts,
+): void {
+  const { operation } = handler;
+  const route = new OperationRoute(handler, operations, parts);
+  const url = operation.path.replaceAll(/\{(\w+)\}/g, ':$1');
+  const { bodyMaxBytes } = operation;
+  const common = {
+    url,
+    ...(bodyMaxBytes === undefined ? {} : { bodyLimit: bodyMaxBytes }),
+  };
+  if (operation.method === 'GET') {
+    app.route({ ...common, method: 'GET', exposeHeadRoute: false, handler: route.read });
+    return;
+  }
+  app.route({
+    ...common,
+    method: operation.method,
+    // The caller is known before the body is read.
+    onRequest: route.admit,
+    preHandler: route.bodyArrived,
+    handler: route.write,
+  });
+}
+
+class OperationRoute {
+  readonly #handler: AgentHandler;
+  readonly #operation: AgentOperation;
+  readonly #parts: OperationsParts;
+  readonly #readInput: ReturnType<typeof inputReader>;
+  readonly #locationOf: ((output: Record<string, unknown>, path: string) => string) | undefined;
+  readonly #observe: (startedMs: number) => void;
+  readonly #throttledAtMs = new Map<string, number>();
+
+  constructor(
+    handler: AgentHandler,
+    operations: readonly AgentOperation[],
+    parts: OperationsParts,
+  ) {
+    this.#handler = handler;
+    this.#operation = handler.operation;
+    this.#parts = parts;
+    this.#readInput = inputReader(handler.operation);
+    this.#locationOf = locationOf(handler.operation, operations);
+    this.#observe = parts.metrics.route(handler.operation.method, handler.operation.path);
+  }
+
+  readonly read = async (request: FastifyRequest, reply: FastifyReply): Promise<void> => {
+    const startedMs = performance.now();
+    this.#parts.server.begin(reply);
+    try {
+      const admitted = this.#admit(request);
+      const caller = admitted instanceof Promise ? await admitted : admitted;
+      this.#send(request, reply, await this.#answer(caller, request));
+    } finally {
+      this.#observe(startedMs);
+    }
+  };
+
+  readonly admit = async (request: FastifyRequest, reply: FastifyReply): Promise<void> => {
+    this.#parts.server.begin(reply);
+    request.caller = await this.#admit(request);
+    this.#checkMediaType(request);
+    if (this.#operation.streams === 'in') return;
+    // A body that trickles holds a connection; the caller is told, then cut off.
+    const timer = setTimeout(() => {
+      if (!reply.sent)
+        reply.header('connection', 'close').send(new ServiceError('request_timeout'));
+      setTimeout(() => request.raw.destroy(), 1_000).unref();
+    }, httpLimits.bodyWithinMs);
+    timer.unref();
+    bodyTimers.set(request, timer);
+    reply.raw.once('close', () => clearTimeout(timer));
+  };
+
+  readonly bodyArrived = async (request: FastifyRequest): Promise<void> => {
+    clearTimeout(bodyTimers.get(request));
+  };
+
+  readonly write = async (request: FastifyRequest, reply: FastifyReply): Promise<void> => {
+    const startedMs = performance.now();
+    try {
+      const caller = request.caller as Caller;
+      const key = readIdempotencyKey(request.headers['idempotency-key']);
+      const isKept = key !== null && this.#operation.streams === 'none';
+      if (!isKept) {
+        this.#send(request, reply, await this.#answer(caller, request));
+        return;
+      }
+      const { isRepeated, ...answer } = await this.#parts.idempotency.once(
+        caller.identity,
+        key,
+        requestBytes(this.#operation, request),
+        async () => (await this.#answer(caller, request)) as KeptAnswer,
+      );
+      if (isRepeated) reply.header('idempotency-replayed', 'true');
+      this.#send(request, reply, answer);
+    } finally {
+      this.#observe(startedMs);
+    }
+  };
+
+  #admit(request: FastifyRequest): Caller | Promise<Caller> {
+    needsHost(request);
+    const caller = this.#parts.authenticator.authenticate({
+      headers: request.headers,
+      socket: request.raw.socket,
+      requestId: request.id,
+    });
+    return caller instanceof Promise
+      ? caller.then((known) => this.#allow(known))
+      : this.#allow(caller);
+  }
+
+  #allow(caller: Caller): Caller | Promise<Caller> {
+    try {
+      this.#parts.allowance.take(caller.identity.id);
+      return caller;
+    } catch (error) {
+      return this.#throttle(caller, error);
+    }
+  }
+
+  async #throttle(caller: Caller, error: unknown): Promise<never> {
+    const nowMs = performance.now();
+    const { identity } = caller;
+    const lastMs = this.#throttledAtMs.get(identity.id) ?? Number.NEGATIVE_INFINITY;
+    if (nowMs - lastMs >= httpLimits.throttledEveryMs) {
+      if (this.#throttledAtMs.size >= httpLimits.identitiesCounted) this.#throttledAtMs.clear();
+      this.#throttledAtMs.set(identity.id, nowMs);
+      const { action, id } = this.#operation;
+      await this.#parts.door.recordRefusal({
+        requestId: caller.requestId,
+        identity,
+        address: caller.address,
+        action: action === 'public' ? 'authenticate' : action,
+        operation: id,
+        resource: {},
+        phase: 'outcome',
+        result: 'throttled',
+        code: 'rate_limited',
+      });
+    }
+    throw error;
+  }
+
+  async #answer(caller: Caller, request: FastifyRequest): Promise<KeptAnswer | StreamAnswer> {
+    const input = this.#readInput(request);
+    const asked = this.#openCursor(caller.identity, input);
+    const { operation } = this.#handler;
+    if (operation.action === 'public') throw new ServiceError('internal');
+    const errand: Errand = {
+      action: operation.action,
+      operation: operation.id,
+      resource: this.#handler.resource(input),
+      effect: operation.effect,
+      narrows: operation.narrows,
+      also: this.#handler.also?.(input),
+    };
+    const output = await this.#parts.door.perform(caller, errand, () =>
+      this.#handler.run(caller, input, streamsOf(operation, request)),
+    );
+    if (operation.streams === 'out') return output as StreamAnswer;
+    if (asked !== undefined) this.#sealCursor(caller.identity, output, asked);
+    return this.#keep(request, output as Record<string, unknown>);
+  }
+
+  #openCursor(identity: CallerIdentity, input: AgentInput<AgentOperation>): string | undefined {
+    const query = input.query as { limit?: number; cursor?: string };
+    if (query.limit === undefined) return undefined;
+    const asked = askedFor(this.#operation.id, input);
+    if (query.cursor !== undefined) {
+      query.cursor = this.#parts.cursors.open(query.cursor, identity, asked);
+    }
+    return asked;
+  }
+
+  #sealCursor(identity: CallerIdentity, output: unknown, asked: string): void {
+    const page = output as { nextCursor?: string | null };
+    if (typeof page.nextCursor !== 'string') return;
+    page.nextCursor = this.#parts.cursors.seal(page.nextCursor, identity, asked);
+  }
+
+  #keep(request: FastifyRequest, output: Record<string, unknown>): KeptAnswer {
+    const { status } = this.#operation;
+    const headers: Record<string, string> = {};
+    if (typeof output?.etag === 'string') headers.etag = `"${output.etag}"`;
+    if (this.#locationOf) headers.location = this.#locationOf(output, request.url);
+    return { status, headers, body: status === 204 ? '' : JSON.stringify(output) };
+  }
+
+  #checkMediaType({ headers }: FastifyRequest): void {
+    const type = (headers['content-type'] ?? '').split(';', 1)[0]?.trim().toLowerCase();
+    const isBytes = type === bytesType;
+    if (this.#operation.streams === 'in' ? isBytes : !isBytes) return;
+    throw new ServiceError('unsupported_media_type', {
+      detail: this.#operation.streams === 'in' ? `Send ${bytesType}` : 'Send application/json',
+    });
+  }
+
+  #send(request: FastifyRequest, reply: FastifyReply, answer: KeptAnswer | StreamAnswer): void {
+    reply.headers({
+      'x-request-id': request.id,
+      'x-content-type-options': 'nosniff',
+      'cache-control': 'no-store',
+    });
+    if ('content' in answer) {
+      reply
+        .code(this.#operation.status)
+        .headers({
+          'content-type': answer.contentType,
+          'content-disposition': `attachment; filename="${answer.fileName.replaceAll(/[^A-Za-z0-9._-]/g, '_')}"`,
+        })
+        .send(answer.content);
+      return;
+    }
+    reply.code(answer.status).headers(answer.headers);
+    if (answer.status === 204) reply.send();
+    else reply.header('content-type', 'application/json; charset=utf-8').send(answer.body);
+  }
+}
+
+const bodyTimers = new WeakMap<FastifyRequest, NodeJS.Timeout>();
+
+function requestBytes(operation: AgentOperation, request: FastifyRequest): Buffer {
+  const body = Buffer.isBuffer(request.body) ? request.body : Buffer.alloc(0);
+  const { 'if-match': ifMatch = '' } = request.headers;
+  return Buffer.concat([Buffer.from(JSON.stringify([operation.id, request.url, ifMatch])), body]);
+}
+
+const unreadable = ['authorization', 'cookie', 'proxy-authorization'];
+
+function streamsOf(operation: AgentOperation, request: FastifyRequest): HandlerStreams {
+  if (operation.streams === 'none') return noStreams;
+  return {
+    body: request.raw,
+    headers: Object.fromEntries(
+      Object.entries(request.headers).filter(
+        (entry): entry is [string, string] =>
+          typeof entry[1] === 'string' && !unreadable.includes(entry[0]),
+      ),
+    ),
+  };
+}
+
+const noStreams = Object.freeze({}) as HandlerStreams;
+
+/** Where what was created is shown, if it is: the operation that reads it has one parameter more. */
+function locationOf(
+  operation: AgentOperation,
+  operations: readonly AgentOperation[],
+): ((output: Record<string, unknown>, path: string) => string) | undefined {
+  if (operation.status !== 201) return undefined;
+  const start = `${operation.path}/{`;
+  const shows = operations.find(
+    ({ method, path }) =>
+      method === 'GET' && path.startsWith(start) && path.indexOf('/', start.length) === -1,
+  );
+  if (shows === undefined) return undefined;
+  const parameter = shows.path.slice(start.length, -1);
+  return (output, url) => {
+    const value =
+      output[parameter] !== undefined && parameter !== 'namespace'
+        ? output[parameter]
+        : (output.name ?? output.id);
+    return `${url.split('?', 1)[0]}/${encodeURIComponent(String(value))}`;
+  };
+}
