@@ -148,3 +148,39 @@ export async function syncFolder(folder: string): Promise<void> {
 }
 
 export const beforeTheFirst = { sequence: 0, hash: noHash };
+
+/** Whole lines of a file, a piece at a time, and what is behind the last one. */
+export interface Lines {
+  /** Offset of the first byte in the file. */
+  start: number;
+  /** Ends with the end of a line, but in the last piece of a file whose last line is unfinished. */
+  bytes: Buffer;
+  isUnfinished: boolean;
+}
+
+/** Reads forward from a line's first byte up to `end`. A line that is longer than any may be comes in pieces. */
+export async function* readLines(
+  handle: FileHandle,
+  start: number,
+  end: number,
+  pieceBytes: number = auditLimits.readBytes,
+): AsyncGenerator<Lines> {
+  let carried = Buffer.alloc(0);
+  let at = start;
+  while (at < end) {
+    const piece = Buffer.allocUnsafe(Math.min(pieceBytes, end - at));
+    const { bytesRead } = await handle.read(piece, 0, piece.length, at);
+    if (bytesRead === 0) break;
+    const bytes = Buffer.concat([carried, piece.subarray(0, bytesRead)]);
+    const from = at - carried.length;
+    at += bytesRead;
+    const lastEnd = bytes.lastIndexOf(0x0a) + 1;
+    carried = bytes.subarray(lastEnd);
+    if (lastEnd > 0) yield { start: from, bytes: bytes.subarray(0, lastEnd), isUnfinished: false };
+    if (carried.length > auditLimits.lineBytes) {
+      yield { start: from + lastEnd, bytes: carried, isUnfinished: true };
+      return;
+    }
+  }
+  if (carried.length > 0) yield { start: at - carried.length, bytes: carried, isUnfinished: true };
+}
