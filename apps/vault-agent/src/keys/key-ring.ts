@@ -317,33 +317,39 @@ export class KeyRing {
   async #finishRotation(): Promise<number> {
     const to = this.#newest;
     let rewrapped = 0;
-    for (;;) {
-      const batch = await this.#rewrapBatch(to);
-      if (batch === 0) break;
-      rewrapped += batch;
-      await this.#onStep('rewrapping');
-    }
-    await this.#onStep('rewrapped');
-    await this.#store.write(async (queries) => {
+    do {
+      for (;;) {
+        const batch = await this.#rewrapBatch(to);
+        if (batch === 0) break;
+        rewrapped += batch;
+        await this.#onStep('rewrapping');
+      }
+      await this.#onStep('rewrapped');
+    } while (!(await this.#dropMastersBefore(to)));
+    await this.refresh();
+    await this.#onStep('finished');
+    return rewrapped;
+  }
+
+  /** @returns false where a key is still under one of them */
+  async #dropMastersBefore(version: number): Promise<boolean> {
+    return this.#store.write(async (queries) => {
       await lockVault(this.#store.kind, queries);
       const left = await queries
         .selectFrom('wrapped_key')
         .select('id')
-        .where('master_version', '<', to)
+        .where('master_version', '<', version)
         .limit(1)
         .executeTakeFirst();
-      // A namespace made under the old master meanwhile: the next rotation or start takes it along.
-      if (left !== undefined) return;
-      await queries.deleteFrom('master_key').where('version', '<', to).execute();
+      if (left !== undefined) return false;
+      await queries.deleteFrom('master_key').where('version', '<', version).execute();
       await queries
         .updateTable('master_key')
         .set({ state: 'current' })
-        .where('version', '=', to)
+        .where('version', '=', version)
         .execute();
+      return true;
     });
-    await this.refresh();
-    await this.#onStep('finished');
-    return rewrapped;
   }
 
   /** Wraps some keys anew. @returns how many: 0 when none is left */
