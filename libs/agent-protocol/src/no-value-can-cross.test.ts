@@ -55,6 +55,10 @@ const textFields: Record<string, string> = {
   'CertificateIssued.certificate_chain': 'certificates',
   'CertificateIssued.root_certificate': 'a certificate',
   'Command.signer_certificate': 'a certificate',
+  'Command.signer_issuer': 'a certificate',
+  'AssignPolicySet.signature': 'verified',
+  'AssignPolicySet.signer_chain': 'certificates',
+  'PolicySetChunk.content': 'policies, on their way to the agent',
 };
 
 const files = ['envelope', 'enrollment', 'session'].map((name) =>
