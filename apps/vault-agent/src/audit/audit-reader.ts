@@ -1,0 +1,99 @@
+/** What people ask of an audit log that is being written. */
+import type {
+  AuditEntry,
+  AuditHeadView,
+  AuditVerification,
+  listAudit,
+  TrustedHead,
+} from '@keystead/contracts/agent-api/audit';
+import type { AgentInput } from '@keystead/contracts/agent-api/operation';
+import { ServiceError } from '@keystead/contracts/errors';
+import type { ResourceReference } from '../access/caller.ts';
+import type { OperationLine } from './audit-entry.ts';
+import { type AuditPage, AuditSearch } from './audit-search.ts';
+import { readPublicKey } from './audit-signer.ts';
+import { verifyAudit } from './audit-verification.ts';
+
+type ListQuery = AgentInput<typeof listAudit>['query'];
+
+export class AuditReader {
+  readonly #logFile: string;
+  readonly #keyFile: string;
+  readonly #search: AuditSearch;
+  #verifying = false;
+
+  constructor({ logFile, keyFile }: { logFile: string; keyFile: string }) {
+    this.#logFile = logFile;
+    this.#keyFile = keyFile;
+    this.#search = new AuditSearch(logFile);
+  }
+
+  async list(
+    { from, to, limit, cursor, ...filter }: ListQuery,
+    sees?: (resource: ResourceReference) => boolean,
+  ): Promise<AuditPage<AuditEntry>> {
+    const found = await this.#search.operations(
+      {
+        ...filter,
+        fromMs: from === undefined ? undefined : Date.parse(from),
+        toMs: to === undefined ? undefined : Date.parse(to),
+      },
+      { limit, cursor },
+      sees === undefined ? undefined : (entry) => sees(resourceOf(entry)),
+    );
+    return { items: found.items.map(shown), nextCursor: found.nextCursor };
+  }
+
+  heads(page: { limit: number; cursor?: string | undefined }): Promise<AuditPage<AuditHeadView>> {
+    return this.#search.heads(page);
+  }
+
+  /** Reads the whole log: one at a time. @throws ServiceError `rate_limited` */
+  async verify(trustedHeads: readonly TrustedHead[]): Promise<AuditVerification> {
+    if (this.#verifying) {
+      throw new ServiceError('rate_limited', {
+        detail: 'the audit is being verified for somebody else',
+        retryAfterSeconds: 5,
+      });
+    }
+    this.#verifying = true;
+    try {
+      const key = readPublicKey(this.#keyFile)?.toString('base64');
+      return await verifyAudit(this.#logFile, {
+        trustedHeads,
+        ...(key === undefined ? {} : { signerKeys: [key] }),
+      });
+    } finally {
+      this.#verifying = false;
+    }
+  }
+}
+
+function resourceOf({ namespace, secret, other }: OperationLine): ResourceReference {
+  return {
+    ...(namespace === undefined ? {} : { namespace }),
+    ...(secret === undefined ? {} : { secret }),
+    ...(other === undefined ? {} : { other }),
+  };
+}
+
+export function shown(entry: OperationLine): AuditEntry {
+  return {
+    sequence: entry.sequence,
+    at: entry.at,
+    requestId: entry.requestId,
+    identity: entry.identity,
+    address: entry.address,
+    action: entry.action,
+    operation: entry.operation,
+    namespace: entry.namespace ?? null,
+    secret: entry.secret ?? null,
+    other: entry.other ?? null,
+    phase: entry.phase,
+    result: entry.result,
+    code: entry.code ?? null,
+    decidedBy: entry.decidedBy ?? [],
+    context: entry.context ?? {},
+    hash: entry.hash,
+  };
+}
