@@ -1,7 +1,8 @@
 import { defineConfig } from 'vitest/config';
 
 // Sources are tested, not what was built from them: every package of ours resolves to its src folder.
-const conditions = ['keystead-source', 'module', 'node', 'development|production'];
+// Without `module`, which is for bundlers: what AWS's packages offer under it, Node cannot load.
+const conditions = ['keystead-source', 'node', 'development|production'];
 const shared = {
   resolve: { conditions },
   // What Node loads itself: its own conditions stay as they are.

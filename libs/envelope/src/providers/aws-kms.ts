@@ -69,6 +69,7 @@ export class AwsKmsProvider implements KeyProvider {
 
   async wrap(key: SecretKey, context: KeyContext): Promise<WrappedKey> {
     const client = this.#open();
+    const plaintext = key.bytes;
     contextData(context);
     const answer = await callRemote(
       kind,
@@ -77,7 +78,7 @@ export class AwsKmsProvider implements KeyProvider {
         client.send(
           new this.#sdk.EncryptCommand({
             KeyId: this.#options.keyId,
-            Plaintext: key.bytes,
+            Plaintext: plaintext,
             EncryptionContext: { ...context },
           }),
           { abortSignal },

@@ -84,6 +84,7 @@ export class AzureKeyVaultProvider implements KeyProvider {
 
   async wrap(key: SecretKey, context: KeyContext): Promise<WrappedKey> {
     this.#requireOpen();
+    const plaintext = key.bytes;
     const data = contextData(context);
     using once = SecretKey.generate();
     const answer = await this.#call(this.#keyId, (client, abortSignal) =>
@@ -99,7 +100,7 @@ export class AzureKeyVaultProvider implements KeyProvider {
       provider: kind,
       keyId: this.#keyId,
       version,
-      bytes: Buffer.concat([length, answer.result, seal(once, key.bytes, data)]),
+      bytes: Buffer.concat([length, answer.result, seal(once, plaintext, data)]),
     };
   }
 
@@ -184,11 +185,12 @@ export class AzureKeyVaultProvider implements KeyProvider {
       name?: string;
       statusCode?: number;
       code?: string;
-      details?: { error?: { code?: string; innererror?: { code?: string } } };
+      /** As the SDK writes what the service calls `innererror`. */
+      details?: { error?: { code?: string; innerError?: { code?: string } } };
       response?: { headers?: { get(name: string): string | undefined } };
       message?: string;
     };
-    const inner = details?.error?.innererror?.code;
+    const inner = details?.error?.innerError?.code;
     const outer = details?.error?.code ?? code;
     const waitMs = retryAfterMs(response?.headers?.get('retry-after'));
     const reason =

@@ -2,7 +2,8 @@
  * Google Cloud KMS: `cryptoKeys.encrypt` and `.decrypt` over REST, with the context as additional
  * authenticated data and CRC-32C both ways, as Google asks for: what was damaged on the way is noticed.
  */
-import type { GoogleAuth } from 'google-auth-library';
+import { readFileSync } from 'node:fs';
+import type { AuthClient, AwsClient, GoogleAuth, IdentityPoolClient } from 'google-auth-library';
 import {
   contextData,
   type KeyContext,
@@ -31,10 +32,13 @@ export interface GcpKmsOptions {
   keyName: string;
   /** Another address of the service: a regional endpoint, a simulator. */
   endpoint?: string;
-  /** A service account's key file; without, application default credentials. */
+  /** A service account's or a workload identity's file; without, application default credentials. */
   keyFile?: string;
   call?: RemoteCallOptions;
 }
+
+const scopes = ['https://www.googleapis.com/auth/cloudkms'];
+type CredentialFile = Record<string, string | undefined> & { credential_source?: unknown };
 
 const defaultEndpoint = 'https://cloudkms.googleapis.com';
 const keyNamePattern = /^projects\/[^/]+\/locations\/[^/]+\/keyRings\/[^/]+\/cryptoKeys\/[^/]+$/;
@@ -61,12 +65,69 @@ export async function openGcpKms(options: GcpKmsOptions): Promise<GcpKmsProvider
       'the key is named projects/…/locations/…/keyRings/…/cryptoKeys/…, without a version',
     );
   }
-  const { GoogleAuth } = await import('google-auth-library');
-  const auth = new GoogleAuth({
-    scopes: ['https://www.googleapis.com/auth/cloudkms'],
-    ...(options.keyFile === undefined ? {} : { keyFilename: options.keyFile }),
-  });
+  const sdk = await import('google-auth-library');
+  const auth =
+    options.keyFile === undefined
+      ? new sdk.GoogleAuth({ scopes })
+      : new sdk.GoogleAuth({ authClient: readCredentials(sdk, options.keyFile) });
   return new GcpKmsProvider(options, auth);
+}
+
+/** The kinds of credential file that Google hands out. @throws KeyProviderError */
+function readCredentials(sdk: typeof import('google-auth-library'), file: string): AuthClient {
+  const refuse = (reason: KeyProviderReason, problem: string) =>
+    new KeyProviderError(kind, reason, `${file} ${problem}`);
+  let content: CredentialFile;
+  try {
+    content = JSON.parse(readFileSync(file, 'utf8'));
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    throw code === undefined
+      ? refuse('misconfigured', 'is not JSON')
+      : refuse('denied', `cannot be read: ${code}`);
+  }
+  let client: AuthClient | null = null;
+  try {
+    client = makeClient(sdk, content);
+  } catch (error) {
+    throw refuse('misconfigured', `cannot be used: ${(error as Error).name}`);
+  }
+  if (client === null) throw refuse('misconfigured', 'is no credential file of Google');
+  return client;
+}
+
+function makeClient(
+  sdk: typeof import('google-auth-library'),
+  content: CredentialFile,
+): AuthClient | null {
+  switch (content.type) {
+    case 'service_account':
+      return new sdk.JWT({
+        email: content.client_email ?? '',
+        key: content.private_key ?? '',
+        keyId: content.private_key_id ?? '',
+        scopes,
+      });
+    case 'authorized_user': {
+      const client = new sdk.UserRefreshClient();
+      client.fromJSON(content as unknown as Parameters<typeof client.fromJSON>[0]);
+      return client;
+    }
+    case 'external_account': {
+      const source = content.credential_source as { environment_id?: string } | undefined;
+      // Workload identity: from AWS by a signed request, from elsewhere by a token in a file or at an
+      // address. What runs a program is left out: the provider of commands does that.
+      const client = source?.environment_id?.startsWith('aws')
+        ? new sdk.AwsClient(content as unknown as ConstructorParameters<typeof AwsClient>[0])
+        : new sdk.IdentityPoolClient(
+            content as unknown as ConstructorParameters<typeof IdentityPoolClient>[0],
+          );
+      client.scopes = scopes;
+      return client;
+    }
+    default:
+      return null;
+  }
 }
 
 export class GcpKmsProvider implements KeyProvider {
