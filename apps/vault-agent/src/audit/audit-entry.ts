@@ -116,6 +116,11 @@ export function timeOf(line: Buffer): number | undefined {
   return Number.isNaN(time) ? undefined : time;
 }
 
+/** Where the time stands in a line that begins at `start`; the text has 24 characters. */
+export function timeOffset(bytes: Buffer, start: number): number {
+  return bytes.indexOf(0x2c, start + 12) + 7;
+}
+
 export interface FileLine {
   sequence: number;
   at: string;

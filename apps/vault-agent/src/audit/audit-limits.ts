@@ -31,7 +31,7 @@ export const auditLimits = {
   fileAgeShare: 1 / 30,
   /** Reading: a block of the index, and what one page may read before it answers what it has. */
   blockBytes: 64 * 1024,
-  readBytes: 1024 * 1024,
+  readBytes: 256 * 1024,
   pageReadBytes: 512 * 1024 * 1024,
   indexedFiles: 256,
   exportMax: 10_000_000,

@@ -14,6 +14,7 @@ import {
   parseLine,
   sequenceOf,
   timeOf,
+  timeOffset,
 } from './audit-entry.ts';
 import { closedFiles, readFirst, readLines } from './audit-files.ts';
 import { auditLimits } from './audit-limits.ts';
@@ -186,19 +187,31 @@ export class AuditSearch {
     const usable = known !== undefined && known.inode === ino && known.end <= size;
     const index = usable ? known : { blocks: [], end: 0, inode: ino };
     let block = index.blocks.at(-1);
+    let lastTime = Buffer.alloc(0);
     for await (const { bytes, start, isUnfinished } of readLines(handle, index.end, size)) {
       if (isUnfinished) break;
       let at = 0;
       while (at < bytes.length) {
         const lineEnd = bytes.indexOf(0x0a, at);
-        const line = bytes.subarray(at, lineEnd);
-        const offset = start + at;
+        const lineStart = at;
         at = lineEnd + 1;
-        const sequence = sequenceOf(line);
+        const begins =
+          block === undefined || start + lineStart - block.offset >= auditLimits.blockBytes;
+        // Most lines have the time of the one before them.
+        const time = timeOffset(bytes, lineStart);
+        const isSameTime =
+          lastTime.length > 0 &&
+          time + 24 <= lineEnd &&
+          bytes.compare(lastTime, 0, 24, time, time + 24) === 0;
+        if (isSameTime && !begins) continue;
+        const line = bytes.subarray(lineStart, lineEnd);
         const atMs = timeOf(line);
-        if (sequence === undefined || atMs === undefined) continue;
-        if (block === undefined || offset - block.offset >= auditLimits.blockBytes) {
-          block = { offset, firstSequence: sequence, minMs: atMs, maxMs: atMs };
+        if (atMs === undefined) continue;
+        lastTime = bytes.subarray(time, time + 24);
+        if (block === undefined || begins) {
+          const firstSequence = sequenceOf(line);
+          if (firstSequence === undefined) continue;
+          block = { offset: start + lineStart, firstSequence, minMs: atMs, maxMs: atMs };
           index.blocks.push(block);
         } else {
           block.minMs = Math.min(block.minMs, atMs);
