@@ -23,6 +23,7 @@ import { instantOf, requireEtag } from '../secrets/secret-rows.ts';
 import type { AgentStore } from '../store/agent-store.ts';
 import type { AgentSchema, NamespaceTable } from '../store/agent-tables.ts';
 import { lockNamespace, lockVault } from '../store/locks.ts';
+import { type Page, type Sees, visiblePage } from '../store/visible-page.ts';
 import { identityText } from './namespace-change.ts';
 import { type NamespaceDirectory, noSuchNamespace } from './namespace-directory.ts';
 
@@ -98,31 +99,28 @@ export class Namespaces {
     return namespaceFactsOf(await this.#row(name));
   }
 
-  /** A page by name. The cursor is the last name of the page before. */
-  async list(
-    query: ListNamespacesInput,
-  ): Promise<{ items: NamespaceFacts[]; nextCursor: string | null }> {
-    const { cursor, prefix, tag, limit } = query;
-    const rows = await this.#store.read((queries) => {
-      let page = queries.selectFrom('namespace').selectAll();
-      if (cursor !== undefined) page = page.where('name', '>', cursor);
-      if (prefix !== undefined && prefix !== '') {
-        page = page.where('name', '>=', prefix).where('name', '<', `${prefix}~`);
-      }
-      // At most a thousand rows: the tag is looked for in the JSON array, where it stands in quotes.
-      if (tag !== undefined) {
-        page = page.where(sql<boolean>`tags like ${`%"${likeLiteral(tag)}"%`} escape '!'`);
-      }
-      return page
-        .orderBy('name')
-        .limit(limit + 1)
-        .execute();
-    });
-    const shown = rows.slice(0, limit);
-    return {
-      items: shown.map(namespaceFactsOf),
-      nextCursor: rows.length > limit ? (shown.at(-1)?.name ?? null) : null,
-    };
+  /** A page by name, of what the caller sees. The cursor is the last name of the page before. */
+  async list(query: ListNamespacesInput, sees?: Sees): Promise<Page<NamespaceFacts>> {
+    const { prefix, tag } = query;
+    const { items, nextCursor } = await visiblePage(
+      query,
+      (after, count) =>
+        this.#store.read((queries) => {
+          let page = queries.selectFrom('namespace').selectAll();
+          if (after !== undefined) page = page.where('name', '>', after);
+          if (prefix !== undefined && prefix !== '') {
+            page = page.where('name', '>=', prefix).where('name', '<', `${prefix}~`);
+          }
+          // At most a thousand rows: the tag is looked for in the JSON array, where it stands in quotes.
+          if (tag !== undefined) {
+            page = page.where(sql<boolean>`tags like ${`%"${likeLiteral(tag)}"%`} escape '!'`);
+          }
+          return page.orderBy('name').limit(count).execute();
+        }),
+      ({ name }) => name,
+      sees && (({ name }) => sees({ namespace: name })),
+    );
+    return { items: items.map(namespaceFactsOf), nextCursor };
   }
 
   /** @throws ServiceError `unprocessable` for a limit below what is there */

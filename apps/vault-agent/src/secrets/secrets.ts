@@ -15,6 +15,7 @@ import type {
 } from '@keystead/contracts/agent-api/secrets';
 import { ServiceError } from '@keystead/contracts/errors';
 import { isDuplicate, type Queries } from '@keystead/vault-store/sql/sql-store';
+import { sql } from 'kysely';
 import type { Caller } from '../access/caller.ts';
 import type { KeyRing } from '../keys/key-ring.ts';
 import type { NamespaceChange, NamespaceChanges } from '../namespaces/namespace-change.ts';
@@ -25,6 +26,7 @@ import {
 } from '../namespaces/namespace-directory.ts';
 import type { AgentStore } from '../store/agent-store.ts';
 import type { AgentSchema } from '../store/agent-tables.ts';
+import { type Page, type Sees, visiblePage } from '../store/visible-page.ts';
 import type { AccessCounter } from './access-counter.ts';
 import { openValue, openWith } from './sealed-value.ts';
 import {
@@ -319,55 +321,25 @@ export class Secrets {
     return secretFactsOf(namespace, row, row, this.#now(), this.#accesses.waiting(row.id));
   }
 
-  /** A page by name. The cursor is the last name of the page before. */
-  async list(
-    namespace: string,
-    query: ListInput,
-  ): Promise<{ items: SecretFacts[]; nextCursor: string | null }> {
+  /** A page by name, of what the caller sees. The cursor is the last name of the page before. */
+  async list(namespace: string, query: ListInput, sees?: Sees): Promise<Page<SecretFacts>> {
     const known = await this.#directory.find(namespace);
     const nowMs = this.#now();
-    const { tag, prefix, cursor, limit } = query;
-    const state = query.state ?? 'all but deleted';
-    const rows = await this.#store.read((queries) => {
-      let select = listed(queries, known.id);
-      // By tag the tag's own index gives the order.
-      const orderedBy = tag === undefined ? 'secret.name' : 'secret_tag.name';
-      if (tag !== undefined) {
-        select = select
-          .innerJoin('secret_tag', 'secret_tag.secret_id', 'secret.id')
-          .where('secret_tag.namespace_id', '=', known.id)
-          .where('secret_tag.tag', '=', tag) as typeof select;
-      }
-      const bounded = select as unknown as ReturnType<typeof listedByTag>;
-      let page = bounded;
-      if (cursor !== undefined) page = page.where(orderedBy, '>', cursor);
-      if (prefix !== undefined && prefix !== '') {
-        page = page.where(orderedBy, '>=', prefix).where(orderedBy, '<', prefix + afterNames);
-      }
-      if (state !== 'all') page = page.where('secret.is_deleted', '=', state === 'deleted' ? 1 : 0);
-      if (state === 'active') {
-        page = page.where((where) =>
-          where.or([
-            where('secret.expires_at_ms', 'is', null),
-            where('secret.expires_at_ms', '>', nowMs),
-          ]),
-        );
-      }
-      if (state === 'expired') page = page.where('secret.expires_at_ms', '<=', nowMs);
-      if (query.expiresBefore !== undefined) {
-        page = page.where('secret.expires_at_ms', '<', Date.parse(query.expiresBefore));
-      }
-      return page
-        .orderBy(orderedBy)
-        .limit(limit + 1)
-        .execute();
-    });
-    const shown = rows.slice(0, limit);
+    const { items, nextCursor } = await visiblePage(
+      query,
+      (after, count) =>
+        this.#store.read((queries) =>
+          listedBy(queries, known.id, query, after, nowMs).limit(count).execute(),
+        ),
+      ({ name }) => name,
+      sees && (({ name }) => sees({ namespace, secret: name })),
+    );
+    if (items.length === 0 && query.cursor === undefined) await this.#requirePresent(known);
     return {
-      items: shown.map((row) =>
+      items: items.map((row) =>
         secretFactsOf(namespace, row, row, nowMs, this.#accesses.waiting(row.id)),
       ),
-      nextCursor: rows.length > limit ? (shown.at(-1)?.name ?? null) : null,
+      nextCursor,
     };
   }
 
@@ -748,13 +720,56 @@ export class Secrets {
 
   /** Which of the two is not there: another process may have dropped the namespace. */
   async #absent(known: KnownNamespace, name: string): Promise<ServiceError> {
+    await this.#requirePresent(known);
+    return noSuchSecret(known.name, name);
+  }
+
+  /** @throws ServiceError `not_found` where another process deleted or renamed the namespace */
+  async #requirePresent(known: KnownNamespace): Promise<void> {
     const found = await this.#store.read((queries) =>
       queries.selectFrom('namespace').select('name').where('id', '=', known.id).executeTakeFirst(),
     );
-    if (found?.name === known.name) return noSuchSecret(known.name, name);
+    if (found?.name === known.name) return;
     this.#directory.forget(known);
-    return noSuchNamespace(known.name);
+    throw noSuchNamespace(known.name);
   }
+}
+
+/** By name; with a tag by the tag's own index, which has the names in order too. */
+function listedBy(
+  queries: Queries<AgentSchema>,
+  namespaceId: string,
+  query: ListInput,
+  after: string | undefined,
+  nowMs: number,
+) {
+  const { tag, prefix, state, expiresBefore } = query;
+  const name = sql.ref<string>(tag === undefined ? 'secret.name' : 'secret_tag.name');
+  let page = listed(queries, namespaceId).orderBy(name);
+  if (tag !== undefined) {
+    page = page
+      .innerJoin('secret_tag', 'secret_tag.secret_id', 'secret.id')
+      .where('secret_tag.namespace_id', '=', namespaceId)
+      .where('secret_tag.tag', '=', tag);
+  }
+  if (after !== undefined) page = page.where(name, '>', after);
+  if (prefix !== undefined && prefix !== '') {
+    page = page.where(name, '>=', prefix).where(name, '<', prefix + afterNames);
+  }
+  if (state !== 'all') page = page.where('secret.is_deleted', '=', state === 'deleted' ? 1 : 0);
+  if (state === 'active') {
+    page = page.where((where) =>
+      where.or([
+        where('secret.expires_at_ms', 'is', null),
+        where('secret.expires_at_ms', '>', nowMs),
+      ]),
+    );
+  }
+  if (state === 'expired') page = page.where('secret.expires_at_ms', '<=', nowMs);
+  if (expiresBefore !== undefined) {
+    page = page.where('secret.expires_at_ms', '<', Date.parse(expiresBefore));
+  }
+  return page;
 }
 
 function listed(queries: Queries<AgentSchema>, namespaceId: string) {
@@ -764,10 +779,6 @@ function listed(queries: Queries<AgentSchema>, namespaceId: string) {
     .selectAll('secret')
     .select(['secret_access.access_count', 'secret_access.last_accessed_at_ms'])
     .where('secret.namespace_id', '=', namespaceId);
-}
-
-function listedByTag(queries: Queries<AgentSchema>, namespaceId: string) {
-  return listed(queries, namespaceId).innerJoin('secret_tag', 'secret_tag.secret_id', 'secret.id');
 }
 
 function listedVersions(queries: Queries<AgentSchema>, secretId: string) {

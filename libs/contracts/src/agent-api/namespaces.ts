@@ -66,6 +66,7 @@ export const listNamespaces = agentOperation('namespaces.list', {
     tag: tag.optional(),
   }),
   output: page(namespaceFacts),
+  narrows: true,
 });
 
 export const readNamespace = agentOperation('namespaces.read', {

@@ -130,6 +130,7 @@ export const listSecrets = agentOperation('secrets.list', {
     expiresBefore: instant.optional(),
   }),
   output: page(secretFacts),
+  narrows: true,
 });
 
 export const readSecret = agentOperation('secrets.read', {

@@ -1,0 +1,58 @@
+import * as contract from '@keystead/contracts/agent-api/namespaces';
+import { type AgentHandler, handler } from '../http/handler.ts';
+import type { Namespaces } from './namespaces.ts';
+
+interface NamespaceParams {
+  params: { namespace: string };
+}
+
+const about = ({ params }: NamespaceParams) => ({ namespace: params.namespace });
+/** A new name is made there: whoever may not make it may not copy or move to it. */
+const makes = ({ body }: { body: { to: string } }) => [
+  { action: 'namespace.create' as const, resource: { namespace: body.to } },
+];
+
+export function namespaceHandlers(namespaces: Namespaces): AgentHandler[] {
+  return [
+    handler(contract.createNamespace, {
+      resource: ({ body }) => ({ namespace: body.name }),
+      run: (caller, { body }) => namespaces.create(caller, body),
+    }),
+    handler(contract.listNamespaces, {
+      run: (caller, { query }) => namespaces.list(query, caller.sees),
+    }),
+    handler(contract.readNamespace, {
+      resource: about,
+      run: (_caller, { params }) => namespaces.get(params.namespace),
+    }),
+    handler(contract.updateNamespace, {
+      resource: about,
+      run: (_caller, { params, body, ifMatch }) =>
+        namespaces.update(params.namespace, body, ifMatch),
+    }),
+    handler(contract.deleteNamespace, {
+      resource: about,
+      run: (_caller, { params, query, ifMatch }) =>
+        namespaces.delete(params.namespace, { onlyEmpty: query.onlyEmpty === 'true', ifMatch }),
+    }),
+    handler(contract.copyNamespace, {
+      resource: about,
+      also: makes,
+      run: (caller, { params, body }) => namespaces.copy(caller, params.namespace, body),
+    }),
+    handler(contract.moveNamespace, {
+      resource: about,
+      also: makes,
+      run: (_caller, { params, body, ifMatch }) =>
+        namespaces.move(params.namespace, body.to, ifMatch),
+    }),
+    handler(contract.readNamespaceStatistics, {
+      resource: about,
+      run: (_caller, { params, query }) => namespaces.statistics(params.namespace, query.top),
+    }),
+    handler(contract.readAccessLog, {
+      resource: about,
+      run: (_caller, { params, query }) => namespaces.accessLog(params.namespace, query),
+    }),
+  ];
+}
