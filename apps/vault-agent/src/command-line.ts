@@ -1,9 +1,12 @@
 /** The commands of keystead-agent. Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 not running. */
 import { join } from 'node:path';
+import type { ApiKey } from '@keystead/contracts/agent-api/access';
 import { Command, InvalidArgumentError } from 'commander';
 import { destination, pino } from 'pino';
+import { checkConfiguration } from './agent-http.ts';
 import { ConfigurationError, loadConfiguration } from './configuration.ts';
 import { EnrollmentRefused, enrollAgent } from './enrollment.ts';
+import { allKeys, createKey, initialize, revokeKey, withVault } from './local-commands.ts';
 import { readStatus } from './status.ts';
 import { VaultAgent } from './vault-agent.ts';
 import { agentVersion } from './version.ts';
@@ -38,6 +41,40 @@ export function commandLine(): Command {
     });
 
   program
+    .command('init')
+    .description('Make the vault: its configuration, store, keys, and the first API key, told once')
+    .option('--data <folder>', 'where vault.yaml goes, for a vault without a control plane')
+    .option('--config <file>', 'a vault.yaml that is there')
+    .option('--port <port>', "the agent's own HTTP port, for a new vault.yaml", readPort, 8200)
+    .option('--json', 'answer in JSON', false)
+    .action(async ({ data, config, port, json }) => {
+      if ((data === undefined) === (config === undefined)) {
+        throw new ConfigurationError(['give either --data or --config']);
+      }
+      const made = await initialize({ data, config, port }, readVariable);
+      const text =
+        made.key === null
+          ? 'The vault has API keys already; "keystead-agent api-key create" makes another.'
+          : `The first API key, with the role admin. It is shown this once:\n\n  ${made.key}\n`;
+      process.stdout.write(
+        json
+          ? `${JSON.stringify(made)}\n`
+          : `${text}\nStart it: keystead-agent run --config ${made.configurationFile}\n`,
+      );
+    });
+
+  program
+    .command('check-config')
+    .description('Say what is wrong with a vault.yaml, by line and column')
+    .requiredOption('--config <file>', 'vault.yaml')
+    .action(({ config }) => {
+      checkConfiguration(loadConfiguration(config), readVariable);
+      process.stdout.write(`${config} is in order\n`);
+    });
+
+  addApiKeyCommands(program);
+
+  program
     .command('run')
     .description('Serve the vault until SIGTERM or SIGINT')
     .requiredOption('--config <file>', 'vault.yaml')
@@ -58,6 +95,80 @@ export function commandLine(): Command {
   return program;
 }
 
+function addApiKeyCommands(program: Command): void {
+  const keys = program
+    .command('api-key')
+    .description('Make, list and revoke API keys with the files of this machine');
+  const list = (text: string, before: string[] = []) => [...before, ...text.split(',')];
+  keys
+    .command('create')
+    .description('Make a key and show it this once')
+    .requiredOption('--config <file>', 'vault.yaml')
+    .requiredOption('--name <name>', 'what it is for')
+    .requiredOption('--role <roles>', 'a role, or several with commas', list)
+    .option('--namespace <patterns>', 'narrows the roles to namespaces', list)
+    .option('--expires <time>', 'when it ends, like 2027-01-31T00:00:00Z')
+    .option('--json', 'answer in JSON', false)
+    .action(async ({ config, name, role, namespace, expires, json }) => {
+      const wanted = {
+        name,
+        roles: role,
+        ...(namespace === undefined ? {} : { namespaces: namespace }),
+        ...(expires === undefined ? {} : { expiresAt: expires }),
+      };
+      const made = await withVault(loadConfiguration(config), readVariable, (guarded, caller) =>
+        createKey(guarded, caller, wanted),
+      );
+      process.stdout.write(json ? `${JSON.stringify(made)}\n` : `${made.key}\n`);
+    });
+  keys
+    .command('list')
+    .description('List the keys, without what is secret of them')
+    .requiredOption('--config <file>', 'vault.yaml')
+    .option('--json', 'answer in JSON', false)
+    .action(async ({ config, json }) => {
+      const found = await withVault(loadConfiguration(config), readVariable, allKeys);
+      process.stdout.write(json ? `${JSON.stringify(found)}\n` : keyTable(found));
+    });
+  keys
+    .command('revoke')
+    .description('Revoke a key; within a second no agent accepts it')
+    .requiredOption('--config <file>', 'vault.yaml')
+    .argument('<id>', 'key_…')
+    .action(async (id, { config }) => {
+      const key = await withVault(loadConfiguration(config), readVariable, (guarded, caller) =>
+        revokeKey(guarded, caller, id),
+      );
+      process.stdout.write(`${key.id} (${key.name}) is revoked since ${key.revokedAt}\n`);
+    });
+}
+
+function keyTable(keys: readonly ApiKey[]): string {
+  if (keys.length === 0) return 'There are no API keys.\n';
+  const state = (key: ApiKey) => {
+    if (key.revokedAt !== null) return 'revoked';
+    return key.expiresAt !== null && key.expiresAt <= new Date().toISOString()
+      ? 'expired'
+      : 'active';
+  };
+  return keys
+    .map((key) =>
+      [
+        key.id,
+        key.prefix,
+        state(key).padEnd(7),
+        key.roles.join(','),
+        key.namespaces.join(','),
+        JSON.stringify(key.name),
+        `last used ${key.lastUsedAt ?? 'never'}`,
+      ].join('  '),
+    )
+    .join('\n')
+    .concat('\n');
+}
+
+const readVariable = (name: string) => process.env[name];
+
 /** Parses and runs; whatever goes wrong is one line on standard error and an exit code. */
 export async function main(argv: string[]): Promise<void> {
   try {
@@ -75,7 +186,7 @@ async function run(config: string): Promise<void> {
     { level: loaded.configuration.monitoring.log_level, base: { service: 'vault-agent' } },
     destination({ fd: 1, sync: true }),
   );
-  const agent = new VaultAgent(loaded, log);
+  const agent = new VaultAgent(loaded, log, readVariable);
   let stopping = false;
   const stop = (signal: string) => {
     if (stopping) return;
@@ -92,6 +203,14 @@ async function run(config: string): Promise<void> {
     );
   };
   for (const signal of ['SIGTERM', 'SIGINT'] as const) process.on(signal, () => stop(signal));
+  process.on('SIGHUP', () => {
+    try {
+      const needStart = agent.reload(loadConfiguration(config));
+      log.info({ needStart }, 'the configuration was read again');
+    } catch (error) {
+      log.error({ reason: (error as Error).message }, 'the configuration stays as it was');
+    }
+  });
   process.on('uncaughtException', (error) =>
     log.error({ error: String(error) }, 'unexpected error'),
   );

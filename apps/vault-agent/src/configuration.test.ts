@@ -12,10 +12,12 @@ import {
 } from './configuration.ts';
 
 const fresh = freshConfiguration({
-  endpoint: 'agents.example.com:8443',
-  caFingerprint: 'ab'.repeat(32),
   port: 8200,
-  vaultName: 'a "quoted" name: with\nsurprises',
+  controlPlane: {
+    endpoint: 'agents.example.com:8443',
+    caFingerprint: 'ab'.repeat(32),
+    vaultName: 'a "quoted" name: with\nsurprises',
+  },
 });
 
 function problemsOf(text: string): string[] {
@@ -66,14 +68,14 @@ test.each([
     'vault.yaml:5:7 backup.destinations.0.x',
   ],
   [
-    'an endpoint that is a URL',
-    'control_plane:\n  endpoint: https://x\n',
+    'an endpoint without TLS',
+    'control_plane:\n  endpoint: http://x\n',
     'vault.yaml:2:3 control_plane.endpoint: must be HOST:PORT',
   ],
   [
-    'a storage of a later version',
+    'a server without its address',
     'storage:\n  type: mysql\n',
-    'vault.yaml:2:3 storage.type: only sqlite',
+    'vault.yaml:1:1 storage: needs either connection_string',
   ],
   ['a key given twice', 'server:\n  port: 1\n  port: 2\n', 'vault.yaml:3:3'],
   ['a tab', 'server:\n\tport: 1\n', 'vault.yaml:2:1'],

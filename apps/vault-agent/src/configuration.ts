@@ -1,13 +1,16 @@
 /**
- * vault.yaml: eight sections, every key known. What is wrong is named with its line and column.
+ * vault.yaml (R10.6): eight sections, every key known. What is wrong is named with its line and column.
  * Paths are relative to the file.
  */
 import { createHash } from 'node:crypto';
 import { readFileSync } from 'node:fs';
-import { dirname, resolve } from 'node:path';
+import { isIP } from 'node:net';
+import { dirname, join, resolve } from 'node:path';
 import { parseEndpoint, parseFingerprint } from '@keystead/agent-protocol/link-client';
+import { namePattern } from '@keystead/contracts/agent-api/fields';
 import { isMap, isScalar, LineCounter, type Node, type ParsedNode, parseDocument } from 'yaml';
 import { z } from 'zod';
+import { tokenAlgorithms } from './access/token-algorithms.ts';
 
 const duration = z
   .string()
@@ -16,64 +19,246 @@ const size = z.string().regex(/^\d{1,6}(?:KB|MB|GB)$/, 'must be a size like 100M
 const path = z.string().min(1).max(4_096);
 const port = z.number().int().min(0).max(65_535);
 
+const names = z.array(z.string().min(1).max(120)).max(20);
+const patterns = z.array(namePattern).min(1).max(50);
+
+/** Where a secret is: a variable of the environment, or a file. It is never written in here. */
+const secretSource = z
+  .strictObject({
+    variable: z
+      .string()
+      .regex(/^[A-Za-z_][A-Za-z0-9_]{0,127}$/, 'must be a name of a variable')
+      .optional(),
+    file: path.optional(),
+  })
+  .refine(
+    ({ variable, file }) => (variable === undefined) !== (file === undefined),
+    'name either a variable or a file',
+  );
+
 const server = z
   .strictObject({
-    /** Where the agent's own HTTP listens. */
+    /** Where the agent's own HTTP listens; without TLS on a loopback address only. */
     host: z.string().min(1).max(253).default('127.0.0.1'),
     /** 0 takes a free port, which is written to the log. */
     port: port.default(8200),
     tls: z
       .strictObject({
-        enabled: z
-          .literal(false, 'TLS on the own port is not served by this version')
-          .default(false),
+        enabled: z.boolean().default(false),
         cert_file: path.optional(),
         key_file: path.optional(),
+        /** The CA of client certificates. */
         ca_file: path.optional(),
+        /** What that CA has revoked. */
+        crl_file: path.optional(),
+        min_version: z.enum(['1.2', '1.3']).default('1.2'),
+      })
+      .refine(
+        (tls) => !tls.enabled || (tls.cert_file !== undefined && tls.key_file !== undefined),
+        'needs cert_file and key_file, or enabled: false',
+      )
+      .prefault({}),
+    rate_limit: z
+      .strictObject({
+        /** Of each identity. */
+        requests_per_second: z.number().int().min(1).max(1_000_000).default(50_000),
+        /** Of each address, with credentials that were not seen before. */
+        attempts_per_second: z.number().int().min(1).max(100_000).default(50),
       })
       .prefault({}),
+  })
+  .refine(({ host, tls }) => tls.enabled || isLoopback(host), {
+    path: ['host'],
+    message: 'without TLS it must be a loopback address: secrets would be readable on the wire',
   })
   .prefault({});
 
 const storage = z
   .strictObject({
-    type: z
-      .enum(['sqlite', 'postgresql', 'mysql'])
-      .default('sqlite')
-      .refine((type) => type === 'sqlite', 'only sqlite is served by this version'),
+    type: z.enum(['sqlite', 'postgresql', 'mysql']).default('sqlite'),
     path: path.default('vault.db'),
-    connection_string: z.string().max(4_096).optional(),
+    /** `postgres://…` or `mysql://…`; it holds a password, so this file is for its user alone. */
+    connection_string: z.string().min(1).max(4_096).optional(),
+    /** Or where it is. */
+    connection_string_from: secretSource.optional(),
     max_connections: z.number().int().min(1).max(10_000).default(100),
     connection_timeout: duration.default('30s'),
   })
+  .refine(
+    (storage) =>
+      storage.type === 'sqlite' ||
+      (storage.connection_string === undefined) !== (storage.connection_string_from === undefined),
+    'needs either connection_string or connection_string_from',
+  )
+  .refine(
+    ({ type, connection_string: text }) =>
+      type === 'sqlite' || text === undefined || isConnectionString(type, text),
+    {
+      path: ['connection_string'],
+      message: 'must begin with postgres:// or mysql://, as the type says',
+    },
+  )
   .prefault({});
+
+const keyText = z.string().min(1).max(2_048);
 
 const encryption = z
   .strictObject({
-    key_management: z.enum(['file', 'hsm', 'cloud_kms']).default('file'),
+    /** Who guards the master key. */
+    key_management: z
+      .enum(['file', 'passphrase', 'environment', 'command', 'hsm', 'cloud_kms'])
+      .default('file'),
+    /** Made at the first start where it is missing. */
     key_file: path.default('keys/master.key'),
+    passphrase: secretSource.optional(),
+    environment: z
+      .strictObject({ variable: z.string().regex(/^[A-Za-z_][A-Za-z0-9_]{0,127}$/) })
+      .optional(),
+    command: z
+      .strictObject({
+        /** A program and its arguments; no shell reads them. */
+        argv: z.array(z.string().min(1).max(2_048)).min(1).max(100),
+        timeout: duration.default('10s'),
+      })
+      .optional(),
+    hsm: z
+      .strictObject({
+        library: path,
+        token_label: z.string().min(1).max(32),
+        key_label: z.string().min(1).max(255),
+        pin: secretSource,
+        create: z.boolean().default(false),
+        timeout: duration.default('10s'),
+      })
+      .optional(),
+    cloud_kms: z
+      .discriminatedUnion('provider', [
+        z.strictObject({
+          provider: z.literal('aws'),
+          key_id: keyText,
+          region: z.string().regex(/^[a-z0-9-]{1,64}$/),
+          endpoint: z.url().optional(),
+          timeout: duration.default('10s'),
+        }),
+        z.strictObject({
+          provider: z.literal('gcp'),
+          key_name: keyText,
+          endpoint: z.url().optional(),
+          credentials_file: path.optional(),
+          timeout: duration.default('10s'),
+        }),
+        z.strictObject({
+          provider: z.literal('azure'),
+          vault_url: z.url({ protocol: /^https$/ }),
+          key_name: keyText,
+          timeout: duration.default('10s'),
+        }),
+      ])
+      .optional(),
+    /** The master key is replaced after this long. */
     rotation_interval: duration.default('90d'),
   })
+  .refine(
+    (encryption) => encryption.key_management === 'file' || encryption[encryption.key_management],
+    'needs a section named as key_management says',
+  )
   .prefault({});
+
+const issuer = z
+  .strictObject({
+    issuer: z.string().min(1).max(500),
+    audience: z.union([z.string().min(1).max(500), names.min(1)]),
+    jwks_url: z
+      .url()
+      .refine(isFetchable, 'must be https, or http on a loopback address')
+      .optional(),
+    jwks_file: path.optional(),
+    algorithms: z
+      .array(z.enum(tokenAlgorithms))
+      .min(1)
+      .max(tokenAlgorithms.length)
+      .default(['RS256', 'ES256', 'EdDSA']),
+    clock_skew: duration.default('30s'),
+    subject_claim: z.string().min(1).max(120).default('sub'),
+    /** With dots for what is inside: `realm_access.roles`. */
+    roles_claim: z.string().min(1).max(200).default('roles'),
+    /** From what the claim holds to roles of the vault; without it they are taken as they are. */
+    roles: z.record(z.string().min(1).max(200), names).optional(),
+    default_roles: names.default([]),
+    /** A claim with patterns that narrow the roles to namespaces. */
+    namespaces_claim: z.string().min(1).max(200).optional(),
+  })
+  .refine(
+    (each) => (each.jwks_url === undefined) !== (each.jwks_file === undefined),
+    'needs either jwks_url or jwks_file',
+  );
 
 const authentication = z
   .strictObject({
     methods: z
       .array(z.enum(['api_key', 'jwt', 'certificate']))
+      .min(1)
       .max(3)
       .default(['api_key']),
+    /** A token is refused this long after it was issued, whatever it says itself. */
     session_timeout: duration.default('24h'),
+    /** Tokens of one subject in use at a time. */
     max_sessions_per_user: z.number().int().min(1).max(10_000).default(10),
+    jwt: z.strictObject({ issuers: z.array(issuer).min(1).max(10) }).optional(),
+    certificate: z
+      .strictObject({
+        identities: z
+          .array(
+            z
+              .strictObject({
+                /** A pattern with `*`: the whole subject, or one name in it like `CN=payments`. */
+                subject: z.string().min(1).max(500).optional(),
+                /** A pattern for one alternative name, like `DNS:*.example.com`. */
+                san: z.string().min(1).max(500).optional(),
+                roles: names.min(1),
+                namespaces: patterns.optional(),
+              })
+              .refine(
+                ({ subject, san }) => subject !== undefined || san !== undefined,
+                'needs a subject or a san',
+              ),
+          )
+          .max(1_000),
+      })
+      .optional(),
   })
   .prefault({});
 
 const audit = z
   .strictObject({
-    enabled: z.boolean().default(true),
+    enabled: z.literal(true, 'the audit cannot be switched off').default(true),
     log_file: path.default('audit.log'),
     rotation_size: size.default('100MB'),
     retention_days: z.number().int().min(1).max(36_500).default(365),
+    /** To the syslog below, or the one of this machine. */
     forward_to_syslog: z.boolean().default(false),
+    syslog: z
+      .strictObject({
+        host: z.string().min(1).max(253).default('127.0.0.1'),
+        port: z.number().int().min(1).max(65_535).default(514),
+        protocol: z.enum(['udp', 'tcp', 'tls']).default('udp'),
+        ca_file: path.optional(),
+      })
+      .prefault({}),
+    forward: z
+      .array(
+        z.discriminatedUnion('type', [
+          z.strictObject({ type: z.literal('file'), path }),
+          z.strictObject({
+            type: z.literal('http'),
+            url: z.url().refine(isFetchable, 'must be https, or http on a loopback address'),
+            authorization: secretSource.optional(),
+            ca_file: path.optional(),
+          }),
+        ]),
+      )
+      .max(10)
+      .default([]),
   })
   .prefault({});
 
@@ -89,6 +274,20 @@ const backup = z
             type: z.literal('s3'),
             bucket: z.string().min(1).max(255),
             region: z.string().min(1).max(64),
+            prefix: z.string().max(500).optional(),
+            endpoint: z.url().optional(),
+            path_style: z.boolean().default(false),
+          }),
+          z.strictObject({
+            type: z.literal('sftp'),
+            host: z.string().min(1).max(253),
+            port: z.number().int().min(1).max(65_535).default(22),
+            username: z.string().min(1).max(255),
+            path,
+            private_key_file: path.optional(),
+            password: secretSource.optional(),
+            /** `SHA256:…`, as ssh-keygen -l prints it: another host is not spoken to. */
+            host_key: z.string().regex(/^SHA256:[A-Za-z0-9+/]{43}$/, 'must be SHA256:…'),
           }),
         ]),
       )
@@ -112,20 +311,30 @@ const monitoring = z
 const controlPlane = z
   .strictObject({
     enabled: z.boolean().default(true),
-    endpoint: z.string().refine(isReadableBy(parseEndpoint), 'must be HOST:PORT').optional(),
+    /** `HOST:PORT`, or `https://HOST` with or without a port. */
+    endpoint: z
+      .string()
+      .transform(withoutScheme)
+      .refine(isReadableBy(parseEndpoint), 'must be HOST:PORT or https://HOST')
+      .optional(),
     ca_fingerprint: z
       .string()
       .refine(isReadableBy(parseFingerprint), 'must be a SHA-256, 64 hexadecimal digits')
       .optional(),
     certificate_path: path.default('identity/agent.crt'),
     private_key_path: path.default('identity/agent.key'),
-    ca_path: path.default('identity/root.crt'),
+    /** The pinned root; without it `root.crt` beside the certificate. */
+    ca_path: path.optional(),
     /** What must not be lost waits in here for its receipt. */
     queue_path: path.default('queue.db'),
     queue_max_events: z.number().int().min(100).max(1_000_000).default(10_000),
     /** The control plane sets the pace; this one holds until it has. */
     heartbeat_interval: duration.default('30s'),
   })
+  .transform((given) => ({
+    ...given,
+    ca_path: given.ca_path ?? join(dirname(given.certificate_path), 'root.crt'),
+  }))
   .prefault({});
 
 const schema = z
@@ -142,7 +351,15 @@ const schema = z
   .refine(({ control_plane }) => !control_plane.enabled || control_plane.endpoint !== undefined, {
     path: ['control_plane'],
     message: 'needs an endpoint, or enabled: false',
-  });
+  })
+  .refine(
+    ({ authentication, server }) =>
+      authentication.certificate === undefined || server.tls.ca_file !== undefined,
+    {
+      path: ['authentication', 'certificate'],
+      message: 'needs server.tls.ca_file, the CA of client certificates',
+    },
+  );
 
 export type Configuration = z.output<typeof schema>;
 export const sectionNames = [
@@ -290,6 +507,36 @@ function isReadableBy(parse: (text: string) => unknown): (text: string) => boole
   };
 }
 
+/** Names and addresses that never leave this machine. */
+export function isLoopback(host: string): boolean {
+  const bare = host.replace(/^\[|\]$/g, '');
+  return bare === 'localhost' || bare === '::1' || (isIP(bare) === 4 && bare.startsWith('127.'));
+}
+
+function isFetchable(text: string): boolean {
+  const url = new URL(text);
+  return url.protocol === 'https:' || (url.protocol === 'http:' && isLoopback(url.hostname));
+}
+
+function isConnectionString(type: 'postgresql' | 'mysql', text: string): boolean {
+  return (type === 'postgresql' ? /^postgres(?:ql)?:\/\// : /^(?:mysql|mariadb):\/\//).test(text);
+}
+
+/** The agent link speaks TLS in any case: `https://host` is `host:443`. */
+function withoutScheme(endpoint: string): string {
+  const match = /^https:\/\/([^/?#@]+)\/?$/.exec(endpoint);
+  if (match === null) return endpoint;
+  const authority = match[1] ?? '';
+  return /:\d+$/.test(authority) ? authority : `${authority}:443`;
+}
+
+/** A size of the file in bytes. */
+export function sizeBytes(text: string): number {
+  const match = /^(\d+)(KB|MB|GB)$/.exec(text);
+  const unit = { KB: 1_024, MB: 1_024 ** 2, GB: 1_024 ** 3 }[match?.[2] ?? ''] ?? 0;
+  return Number(match?.[1]) * unit;
+}
+
 /** A duration of the file in ms. */
 export function durationMs(text: string): number {
   const match = /^(\d+)(ms|s|m|h|d)$/.exec(text);
@@ -297,18 +544,20 @@ export function durationMs(text: string): number {
   return Number(match?.[1]) * unit;
 }
 
-/** A complete file for a freshly enrolled agent. */
+/** A complete file: for a freshly enrolled agent, or for one that serves its machine alone. */
 export function freshConfiguration(facts: {
-  endpoint: string;
-  caFingerprint: string;
   port: number;
-  vaultName: string;
+  controlPlane?: { endpoint: string; caFingerprint: string; vaultName: string };
 }): string {
-  return `# Written by "keystead-agent enroll" for the vault ${JSON.stringify(facts.vaultName)}.
+  const { port, controlPlane: plane } = facts;
+  const writtenBy = plane
+    ? `"keystead-agent enroll" for the vault ${JSON.stringify(plane.vaultName)}`
+    : '"keystead-agent init"';
+  return `# Written by ${writtenBy}.
 # Paths are relative to this file.
 server:
   host: "127.0.0.1"
-  port: ${facts.port}
+  port: ${port}
 
 storage:
   type: "sqlite"
@@ -343,9 +592,13 @@ monitoring:
   log_level: "info"
 
 control_plane:
-  enabled: true
-  endpoint: ${JSON.stringify(facts.endpoint)}
-  ca_fingerprint: ${JSON.stringify(facts.caFingerprint)}
+${
+  plane
+    ? `  enabled: true
+  endpoint: ${JSON.stringify(plane.endpoint)}
+  ca_fingerprint: ${JSON.stringify(plane.caFingerprint)}`
+    : '  enabled: false'
+}
   certificate_path: "identity/agent.crt"
   private_key_path: "identity/agent.key"
   ca_path: "identity/root.crt"

@@ -75,10 +75,12 @@ export async function enrollAgent(options: EnrollOptions): Promise<Enrolled> {
     writeDurably(
       configurationFile,
       freshConfiguration({
-        endpoint: options.endpoint,
-        caFingerprint: certificateFingerprint(response.rootCertificate),
         port: options.port,
-        vaultName: response.vaultName,
+        controlPlane: {
+          endpoint: options.endpoint,
+          caFingerprint: certificateFingerprint(response.rootCertificate),
+          vaultName: response.vaultName,
+        },
       }),
       0o600,
     );

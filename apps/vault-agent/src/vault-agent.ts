@@ -1,5 +1,5 @@
 /**
- * One run of the agent: its queue, its link to the control plane, its local server. Everything here
+ * One run of the agent: its vault, its HTTP, its queue, its link to the control plane. Everything here
  * works without a control plane.
  */
 
@@ -10,7 +10,10 @@ import {
 import { parseEndpoint, parseFingerprint } from '@keystead/agent-protocol/link-client';
 import { newUuid } from '@keystead/contracts/ids';
 import type { Logger } from 'pino';
+import { Registry } from 'prom-client';
+import { AgentHttp } from './agent-http.ts';
 import {
+  type Configuration,
   durationMs,
   type LoadedConfiguration,
   type SectionName,
@@ -18,9 +21,12 @@ import {
 } from './configuration.ts';
 import { ControlLink } from './control-link.ts';
 import { DurableQueue } from './durable-queue.ts';
+import { GuardedVault } from './guarded-vault.ts';
 import { hostFacts, ProcessGauges } from './host.ts';
+import type { HealthSource } from './http/health.http.ts';
 import { agentIdOf, IdentityStore } from './identity-store.ts';
-import { LocalServer } from './local-server.http.ts';
+import type { ReadVariable } from './key-management.ts';
+import { addLinkMetrics } from './link-metrics.ts';
 import { agentVersion } from './version.ts';
 
 const sections: Record<SectionName, ConfigurationSection> = {
@@ -34,27 +40,40 @@ const sections: Record<SectionName, ConfigurationSection> = {
   control_plane: ConfigurationSection.CONTROL_PLANE,
 };
 
-export class VaultAgent {
+export class VaultAgent implements HealthSource {
   readonly bootId = newUuid();
   readonly #log: Logger;
-  readonly #loaded: LoadedConfiguration;
+  readonly #readVariable: ReadVariable;
+  #loaded: LoadedConfiguration;
   readonly #startedAtUnixMs = Date.now();
   readonly #gauges = new ProcessGauges();
   #queue: DurableQueue | undefined;
   #link: ControlLink | undefined;
-  #local: LocalServer | undefined;
+  #guarded: GuardedVault | undefined;
+  #http: AgentHttp | undefined;
   #ids = { agentId: '', vaultId: '', organizationId: '', vaultName: '', agentName: '' };
   #serving = false;
 
-  constructor(loaded: LoadedConfiguration, log: Logger) {
+  constructor(loaded: LoadedConfiguration, log: Logger, readVariable: ReadVariable) {
     this.#loaded = loaded;
+    this.#readVariable = readVariable;
     this.#log = log.child({ bootId: this.bootId });
   }
 
-  /** @throws with one line that says what is wrong: configuration, identity, queue or port */
+  /** @throws with one line that says what is wrong: configuration, identity, queue, keys, store, port */
   async start(): Promise<void> {
+    try {
+      await this.#start();
+    } catch (error) {
+      // What is open already would keep the process, or its locks, alive.
+      await this.stop().catch(() => undefined);
+      throw error;
+    }
+  }
+
+  async #start(): Promise<void> {
     const { configuration, locate } = this.#loaded;
-    const { server, monitoring, control_plane: controlPlane } = configuration;
+    const { server, control_plane: controlPlane } = configuration;
     const identities = new IdentityStore({
       certificate: locate(controlPlane.certificate_path),
       privateKey: locate(controlPlane.private_key_path),
@@ -77,11 +96,26 @@ export class VaultAgent {
       controlPlane.queue_max_events,
     );
     this.#queue = queue;
-    this.#local = new LocalServer(
-      this,
-      monitoring.metrics_enabled ? monitoring.prometheus_endpoint : undefined,
-    );
-    const port = await this.#local.listen(server.host, server.port);
+    const guarded = await GuardedVault.open({
+      loaded: this.#loaded,
+      readVariable: this.#readVariable,
+      log: this.#log,
+    });
+    this.#guarded = guarded;
+    if (await guarded.apiKeys.isEmpty()) {
+      this.#log.warn('nobody has a key yet: "keystead-agent init" makes the first one');
+    }
+    const registry = new Registry();
+    this.#http = new AgentHttp({
+      loaded: this.#loaded,
+      guarded,
+      source: this,
+      registry,
+      log: this.#log,
+      onLock: (kind, guesses) => this.#log.warn({ kind, guesses }, 'somebody guesses credentials'),
+    });
+    addLinkMetrics(registry, this);
+    const port = await this.#http.listen(server.host, server.port);
     this.#serving = true;
     this.#log.info(
       { version: agentVersion, host: server.host, port, ...this.#ids, queued: queue.waiting },
@@ -117,16 +151,49 @@ export class VaultAgent {
     );
     await this.#link?.stop();
     this.#queue?.endCleanly();
-    await Promise.race([
-      this.#local?.close(),
-      new Promise((resolve) => setTimeout(resolve, 300).unref()),
-    ]);
+    await this.#http?.close(300);
+    await this.#guarded?.close();
     this.#gauges.stop();
     this.#queue?.close();
   }
 
-  get isReady(): boolean {
-    return this.#serving;
+  /**
+   * Takes over what can be changed while requests are answered. Answers the sections that need a new
+   * start. @throws ConfigurationError, and nothing has changed
+   */
+  reload(loaded: LoadedConfiguration): SectionName[] {
+    const before = this.#loaded;
+    this.#http?.reload(loaded);
+    this.#log.level = loaded.configuration.monitoring.log_level;
+    const changed = sectionNames.filter((name) => before.digests[name] !== loaded.digests[name]);
+    this.#loaded = loaded;
+    if (changed.length === 0) return [];
+    this.#queue?.append(
+      {
+        $case: 'configurationChanged',
+        value: {
+          previousDigest: before.digest,
+          digest: loaded.digest,
+          sections: changed.map((name) => sections[name]),
+        },
+      },
+      Date.now(),
+    );
+    return changed.filter((name) => needsRestart(name, before, loaded));
+  }
+
+  obstacles(): string[] {
+    const { vault, trail } = this.#guarded ?? {};
+    return [
+      ...(this.#serving ? [] : ['the agent starts or stops']),
+      ...(vault?.store.breaker.isAvailable === false ? ['the store is not available'] : []),
+      ...(trail?.blocked === undefined ? [] : ['the audit cannot be written']),
+    ];
+  }
+
+  get cacheHitPercent(): number {
+    const { hits = 0, misses = 0 } = this.#guarded?.vault.cache ?? {};
+    return hits + misses === 0 ? 0 : (100 * hits) / (hits + misses);
   }
 
   get counters(): ControlLink['counters'] & { eventsRefused: number } {
@@ -187,6 +254,26 @@ export class VaultAgent {
       Date.now(),
     );
   }
+}
+
+/** Whether a section holds something that only a new start takes over. */
+function needsRestart(
+  name: SectionName,
+  { configuration: before }: LoadedConfiguration,
+  { configuration: after }: LoadedConfiguration,
+): boolean {
+  const rest = (configuration: Configuration) => {
+    if (name === 'authentication') return {};
+    const section: Record<string, unknown> = { ...configuration[name] };
+    if (name === 'monitoring') delete section.log_level;
+    if (name === 'server') {
+      const { cert_file: _cert, key_file: _key, crl_file: _crl, ...tls } = configuration.server.tls;
+      section.tls = tls;
+      delete section.rate_limit;
+    }
+    return section;
+  };
+  return JSON.stringify(rest(before)) !== JSON.stringify(rest(after));
 }
 
 const degradationNames = new Map<number, string>(

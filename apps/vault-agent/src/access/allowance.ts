@@ -21,16 +21,23 @@ interface Bucket {
 }
 
 export class Allowance {
-  readonly #perMs: number;
-  readonly #most: number;
+  readonly #burstSeconds: number;
+  #perMs = 0;
+  #most = 0;
   readonly #now: () => number;
   readonly #buckets: LRUCache<string, Bucket>;
 
   constructor(options: AllowanceOptions) {
-    this.#perMs = options.perSecond / 1_000;
-    this.#most = options.perSecond * options.burstSeconds;
+    this.#burstSeconds = options.burstSeconds;
+    this.perSecond = options.perSecond;
     this.#now = options.now ?? (() => performance.now());
     this.#buckets = new LRUCache({ max: options.namesMax });
+  }
+
+  /** Takes effect with the next request. */
+  set perSecond(perSecond: number) {
+    this.#perMs = perSecond / 1_000;
+    this.#most = perSecond * this.#burstSeconds;
   }
 
   /** Counts one request. @throws ServiceError `rate_limited` */

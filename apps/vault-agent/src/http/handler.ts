@@ -20,11 +20,8 @@ export interface AgentHandler {
   /** What the operation is about, from its checked input. */
   resource: (input: AgentInput<AgentOperation>) => ResourceReference;
   also: ((input: AgentInput<AgentOperation>) => readonly AlsoNeeded[]) | undefined;
-  run: (
-    caller: Caller,
-    input: AgentInput<AgentOperation>,
-    streams: HandlerStreams,
-  ) => Promise<unknown>;
+  /** The answer, or a promise of it: what is at hand needs no waiting. */
+  run: (caller: Caller, input: AgentInput<AgentOperation>, streams: HandlerStreams) => unknown;
 }
 
 /** For operations whose body or answer is bytes. */
@@ -42,6 +39,8 @@ export interface StreamAnswer {
   content: Readable;
 }
 
+type Answer<O extends AgentOperation> = AgentOutput<O> | StreamAnswer;
+
 export function handler<O extends AgentOperation>(
   operation: O,
   parts: {
@@ -51,7 +50,7 @@ export function handler<O extends AgentOperation>(
       caller: Caller,
       input: AgentInput<O>,
       streams: HandlerStreams,
-    ) => Promise<AgentOutput<O> | StreamAnswer>;
+    ) => Answer<O> | Promise<Answer<O>>;
   },
 ): AgentHandler {
   return {

@@ -1,0 +1,129 @@
+/**
+ * A vault with its door: store, keys, audit, and who may do what. What a running agent serves over HTTP
+ * and what its commands do on the spot is this, so that neither comes past the door or the audit.
+ */
+import type { KeyProvider } from '@keystead/envelope/key-provider';
+import { openKeyProvider } from '@keystead/envelope/open-key-provider';
+import type { Logger } from 'pino';
+import { accessHandlers } from './access/access.http.ts';
+import { AccessBook } from './access/access-book.ts';
+import { type AccessTables, accessMigrations } from './access/access-tables.ts';
+import { ApiKeys } from './access/api-keys.ts';
+import { Door } from './access/door.ts';
+import { Roles } from './access/roles.ts';
+import { AuditTrail } from './audit/audit-trail.ts';
+import { type LoadedConfiguration, sizeBytes } from './configuration.ts';
+import type { AgentHandler } from './http/handler.ts';
+import { Idempotency } from './http/idempotency.ts';
+import { type IdempotencyTables, idempotencyMigrations } from './http/idempotency-tables.ts';
+import { keyProviderOf, type ReadVariable, sqlOptionsOf } from './key-management.ts';
+import { keyHandlers } from './keys/keys.http.ts';
+import { leaseMigrations } from './leases/lease-tables.ts';
+import { namespaceHandlers } from './namespaces/namespaces.http.ts';
+import { secretHandlers } from './secrets/secrets.http.ts';
+import type { Migration } from './store/migrations.ts';
+import { Vault } from './store/vault.ts';
+
+/** Steps of every domain that keeps something in the store. */
+const migrations: readonly Migration[] = [
+  ...accessMigrations,
+  ...idempotencyMigrations,
+  ...leaseMigrations,
+];
+
+export interface GuardedVaultOptions {
+  loaded: LoadedConfiguration;
+  readVariable: ReadVariable;
+  log: Logger;
+  /** Another log for the audit than the configured one: of commands beside a running agent. */
+  auditFile?: string;
+}
+
+export class GuardedVault {
+  readonly vault: Vault;
+  readonly trail: AuditTrail;
+  readonly book: AccessBook;
+  readonly door: Door;
+  readonly apiKeys: ApiKeys;
+  readonly roles: Roles;
+  readonly idempotency: Idempotency;
+  readonly #provider: KeyProvider;
+
+  private constructor(vault: Vault, trail: AuditTrail, provider: KeyProvider, log: Logger) {
+    this.vault = vault;
+    this.trail = trail;
+    this.#provider = provider;
+    const now = Date.now;
+    const store = vault.store.as<AccessTables>();
+    this.book = new AccessBook({
+      store,
+      now,
+      onStoreReachable: (isReachable, error) => {
+        if (isReachable) log.info('the store answers again');
+        else log.warn({ err: error }, 'the store does not answer: what was verified holds a while');
+      },
+    });
+    this.door = new Door(this.book, trail);
+    this.apiKeys = new ApiKeys(store, this.book, now);
+    this.roles = new Roles(store, this.book, now);
+    this.idempotency = new Idempotency(
+      vault.store.as<IdempotencyTables>(),
+      vault.keys.derive('idempotency'),
+      now,
+    );
+  }
+
+  /** @throws with one line that says what is wrong: keys, store or audit */
+  static async open(options: GuardedVaultOptions): Promise<GuardedVault> {
+    const { log, readVariable } = options;
+    const { configuration, locate } = options.loaded;
+    const { audit, encryption, storage } = configuration;
+    const provider = await openKeyProvider(keyProviderOf(encryption, locate), readVariable);
+    let vault: Vault | undefined;
+    let trail: AuditTrail | undefined;
+    try {
+      vault = await Vault.open({
+        sql: sqlOptionsOf(storage, locate, readVariable),
+        provider,
+        migrations,
+        onError: (error) => log.warn({ err: error }, 'work in the background failed'),
+      });
+      const logFile = options.auditFile ?? locate(audit.log_file);
+      trail = await AuditTrail.open({
+        logFile,
+        keyFile: `${logFile}.key`,
+        rotationBytes: sizeBytes(audit.rotation_size),
+        retentionDays: audit.retention_days,
+        log,
+      });
+      const guarded = new GuardedVault(vault, trail, provider, log);
+      await guarded.book.open();
+      return guarded;
+    } catch (error) {
+      await trail?.stop().catch(() => undefined);
+      await vault?.close().catch(() => undefined);
+      await provider.close().catch(() => undefined);
+      throw error;
+    }
+  }
+
+  /** Everything that can be asked of it over HTTP. */
+  handlers(): AgentHandler[] {
+    const { book, apiKeys, roles } = this;
+    const { keys, namespaces, secrets } = this.vault;
+    return [
+      ...namespaceHandlers(namespaces),
+      ...secretHandlers(secrets),
+      ...keyHandlers(keys),
+      ...accessHandlers({ book, apiKeys, roles }),
+    ];
+  }
+
+  /** Nothing is lost by calling it twice, or after something failed. */
+  async close(): Promise<void> {
+    await this.book.close().catch(() => undefined);
+    await this.trail.stop().catch(() => undefined);
+    await this.vault.close().catch(() => undefined);
+    await this.#provider.close().catch(() => undefined);
+  }
+}

@@ -1,0 +1,129 @@
+/**
+ * What the commands of the agent do on the spot, with the vault's own files: for whoever owns the machine.
+ * They pass the door and the audit like everybody. Beside a running agent, which writes the audit log
+ * alone, they keep a log of their own next to it.
+ */
+import { existsSync } from 'node:fs';
+import { userInfo } from 'node:os';
+import { join, resolve } from 'node:path';
+import {
+  type ApiKey,
+  createApiKey,
+  listApiKeys,
+  revokeApiKey,
+} from '@keystead/contracts/agent-api/access';
+import { apiLimits } from '@keystead/contracts/agent-api/api-limits';
+import type { AgentOperation } from '@keystead/contracts/agent-api/operation';
+import { pino } from 'pino';
+import { type Caller, type ResourceReference, systemCaller } from './access/caller.ts';
+import type { Errand } from './access/door.ts';
+import { AuditInUse } from './audit/audit-trail.ts';
+import {
+  ConfigurationError,
+  freshConfiguration,
+  type LoadedConfiguration,
+  loadConfiguration,
+} from './configuration.ts';
+import { makePrivateFolder, writeDurably } from './durable-file.ts';
+import { GuardedVault } from './guarded-vault.ts';
+import { newRequestId } from './http/http-server.ts';
+import type { ReadVariable } from './key-management.ts';
+
+export const bootstrapKeyName = 'bootstrap admin';
+
+export interface Initialized {
+  configurationFile: string;
+  /** Null where the vault has keys already. */
+  key: string | null;
+}
+
+/**
+ * Makes what is missing: vault.yaml (without a control plane), the store, its keys, and the first API
+ * key, which is answered this once.
+ */
+export async function initialize(
+  place: { data?: string | undefined; config?: string | undefined; port: number },
+  readVariable: ReadVariable,
+): Promise<Initialized> {
+  const file = resolve(place.config ?? join(place.data ?? '.', 'vault.yaml'));
+  if (!existsSync(file)) {
+    if (place.config !== undefined) throw new ConfigurationError([`${file} is not there`]);
+    makePrivateFolder(resolve(place.data ?? '.'));
+    writeDurably(file, freshConfiguration({ port: place.port }), 0o600);
+  }
+  const key = await withVault(loadConfiguration(file), readVariable, async (guarded, caller) => {
+    if (!(await guarded.apiKeys.isEmpty())) return null;
+    const made = await createKey(guarded, caller, { name: bootstrapKeyName, roles: ['admin'] });
+    return made.key;
+  });
+  return { configurationFile: file, key };
+}
+
+export interface NewKey {
+  name: string;
+  roles: string[];
+  namespaces?: string[];
+  expiresAt?: string;
+}
+
+/** Checked as a request would be. @throws ServiceError */
+export function createKey(guarded: GuardedVault, caller: Caller, wanted: NewKey) {
+  const parsed = createApiKey.body.safeParse(wanted);
+  if (!parsed.success) {
+    const [issue] = parsed.error.issues;
+    throw new ConfigurationError([`${issue?.path.join('.') ?? ''}: ${issue?.message ?? ''}`]);
+  }
+  const errand = errandOf(createApiKey, { other: `api-key:${wanted.name}` });
+  return guarded.door.perform(caller, errand, () =>
+    guarded.apiKeys.create(caller, { body: parsed.data }),
+  );
+}
+
+/** @throws ServiceError */
+export async function allKeys(guarded: GuardedVault, caller: Caller): Promise<ApiKey[]> {
+  return guarded.door.perform(caller, errandOf(listApiKeys, {}), async () => {
+    const found: ApiKey[] = [];
+    let cursor: string | undefined;
+    do {
+      const query = { limit: apiLimits.pageMax, ...(cursor === undefined ? {} : { cursor }) };
+      const page = await guarded.apiKeys.list({ query });
+      found.push(...page.items);
+      cursor = page.nextCursor ?? undefined;
+    } while (cursor !== undefined);
+    return found;
+  });
+}
+
+/** @throws ServiceError `not_found` */
+export function revokeKey(guarded: GuardedVault, caller: Caller, id: string): Promise<ApiKey> {
+  return guarded.door.perform(caller, errandOf(revokeApiKey, { other: `api-key:${id}` }), () =>
+    guarded.apiKeys.revoke(caller, { params: { id } }),
+  );
+}
+
+function errandOf(operation: AgentOperation, resource: ResourceReference): Errand {
+  const { id, action, effect } = operation;
+  if (action === 'public') throw new Error(`${id} needs no door`);
+  return { action, operation: id, resource, effect };
+}
+
+/** Opens the vault for one command, as the user of the operating system who calls it. */
+export async function withVault<T>(
+  loaded: LoadedConfiguration,
+  readVariable: ReadVariable,
+  work: (guarded: GuardedVault, caller: Caller) => Promise<T>,
+): Promise<T> {
+  const log = pino({ level: 'silent' });
+  const logFile = loaded.locate(loaded.configuration.audit.log_file);
+  const guarded = await GuardedVault.open({ loaded, readVariable, log }).catch((error: unknown) => {
+    if (!(error instanceof AuditInUse)) throw error;
+    return GuardedVault.open({ loaded, readVariable, log, auditFile: `${logFile}.commands` });
+  });
+  try {
+    const user = userInfo().username;
+    const caller = systemCaller(`command:${user}`, newRequestId(), Date.now());
+    return await work(guarded, caller);
+  } finally {
+    await guarded.close();
+  }
+}
