@@ -25,8 +25,10 @@ export const idPrefixes = {
   subscription: 'sub',
   delivery: 'dlv',
   policy: 'pol',
+  policyComment: 'pcm',
   policySet: 'pst',
   rollout: 'rol',
+  record: 'rec',
   namespace: 'ns',
   secret: 'sec',
 } as const;

@@ -1,0 +1,92 @@
+/**
+ * Keys made from passwords, kept for a while: Argon2id once for a password and a salt, none for what is
+ * read afterwards. Who waits for the same key shares one derivation.
+ */
+import { createHmac, randomBytes } from 'node:crypto';
+import type { SecretKey } from '@keystead/envelope/keys';
+import { derivePasswordKey } from '@keystead/envelope/password';
+import { vaultLimits } from './limits.ts';
+import { decodeDerivation } from './record-format.ts';
+
+export interface KeyCacheOptions {
+  /** 0 keeps none: every operation pays for Argon2id. */
+  maxEntries: number;
+  /** After its derivation, used or not. */
+  ttlMs: number;
+}
+
+export const defaultKeyCache: KeyCacheOptions = {
+  maxEntries: vaultLimits.keyCacheEntries,
+  ttlMs: vaultLimits.keyCacheTtlMs,
+};
+
+interface Kept {
+  key: Promise<SecretKey>;
+  expiry: NodeJS.Timeout;
+}
+
+export class PasswordKeys {
+  readonly #options: KeyCacheOptions;
+  /** By a keyed hash of password and salt, so that the map holds no password. */
+  readonly #kept = new Map<string, Kept>();
+  readonly #nameKey = randomBytes(32);
+
+  constructor(options: KeyCacheOptions = defaultKeyCache) {
+    this.#options = options;
+  }
+
+  /** The key where it is kept or on its way; else undefined, at no cost. */
+  known(password: string, derivation: Uint8Array): Promise<SecretKey> | undefined {
+    const name = this.#name(password, derivation);
+    const kept = this.#kept.get(name);
+    if (kept === undefined) return undefined;
+    // The most recently used are the last to go.
+    this.#kept.delete(name);
+    this.#kept.set(name, kept);
+    return kept.key;
+  }
+
+  /**
+   * The key is the cache's: it is used at once, before anything else is awaited, and not wiped.
+   * @param derivation the first bytes of a record
+   * @throws Corrupt where those are none · RangeError for an empty or overlong password
+   */
+  async keyFor(password: string, derivation: Uint8Array): Promise<SecretKey> {
+    const { maxEntries, ttlMs } = this.#options;
+    const known = this.known(password, derivation);
+    if (known !== undefined) return known;
+    const name = this.#name(password, derivation);
+    const key = derivePasswordKey(password, decodeDerivation(derivation).parameters);
+    if (maxEntries === 0) return key;
+    const expiry = setTimeout(() => this.#forget(name), ttlMs);
+    expiry.unref();
+    this.#kept.set(name, { key, expiry });
+    key.catch(() => this.#forget(name));
+    if (this.#kept.size > maxEntries) this.#forget(this.#kept.keys().next().value as string);
+    return key;
+  }
+
+  /** Forgets every key, as at the end of a session. */
+  clear(): void {
+    for (const name of [...this.#kept.keys()]) this.#forget(name);
+  }
+
+  #name(password: string, derivation: Uint8Array): string {
+    return createHmac('sha256', this.#nameKey)
+      .update(derivation)
+      .update(password.normalize('NFC'))
+      .digest('base64');
+  }
+
+  #forget(name: string): void {
+    const kept = this.#kept.get(name);
+    if (kept === undefined) return;
+    clearTimeout(kept.expiry);
+    this.#kept.delete(name);
+    // Whoever has just been given it uses it before the next turn.
+    kept.key.then(
+      (key) => setImmediate(() => key.wipe()),
+      () => undefined,
+    );
+  }
+}

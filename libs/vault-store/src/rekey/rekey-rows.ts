@@ -1,0 +1,261 @@
+/** The rows of a rekey: read by key in pages of bounded size, written many to a statement. */
+import type { StatementSync } from 'node:sqlite';
+import { CompiledQuery, sql } from 'kysely';
+import type { VaultSchema } from '../schema.ts';
+import type { Queries, SqlStore } from '../sql/sql-store.ts';
+import type { PageRow } from './packed-page.ts';
+
+/** A value in the place of another, if that other is still there. */
+export interface ValueChange {
+  position: number;
+  old: Uint8Array;
+  value: Uint8Array;
+}
+
+/** Bytes of a value that no other value has; undefined: the value itself. */
+export type Fingerprint = { offset: number; length: number } | undefined;
+
+export interface PageLimits {
+  maxRecords: number;
+  maxBytes: number;
+}
+
+/** Which rows are walked: all, or those changed since. */
+export interface Walk {
+  /** Exclusive. */
+  after: number;
+  /** Inclusive. */
+  upTo: number;
+  updatedSinceMs: number | undefined;
+}
+
+export class RekeyRows {
+  readonly #store: SqlStore<VaultSchema>;
+  readonly #limits: PageLimits;
+  #statements: { bounds: StatementSync; page: StatementSync } | undefined;
+
+  constructor(store: SqlStore<VaultSchema>, limits: PageLimits) {
+    this.#store = store;
+    this.#limits = limits;
+  }
+
+  async extent(): Promise<{ total: number; last: number }> {
+    const { total, last } = await this.#store.db
+      .selectFrom('vault')
+      .select(({ fn }) => [
+        fn.countAll<number | bigint>().as('total'),
+        fn.max('position').as('last'),
+      ])
+      .executeTakeFirstOrThrow();
+    return { total: Number(total), last: Number(last ?? 0) };
+  }
+
+  /** The next rows in the order of their positions; none at the end. */
+  async page(walk: Walk): Promise<PageRow[]> {
+    const upTo = await this.#bound(walk);
+    if (upTo === undefined) return [];
+    const { sqlite } = this.#store;
+    if (sqlite !== undefined && walk.updatedSinceMs === undefined) {
+      return this.#prepare(sqlite).page.all(walk.after, upTo) as unknown as PageRow[];
+    }
+    let rows = this.#store.db
+      .selectFrom('vault')
+      .select(['position', 'id', 'token', 'value'])
+      .where('position', '>', walk.after)
+      .where('position', '<=', upTo)
+      .orderBy('position');
+    if (walk.updatedSinceMs !== undefined) {
+      rows = rows.where('updated_at', '>=', walk.updatedSinceMs);
+    }
+    return rows.execute();
+  }
+
+  /** The last position of a page that keeps to the limits. */
+  async #bound(walk: Walk): Promise<number | undefined> {
+    const { maxRecords, maxBytes } = this.#limits;
+    const sizes = await this.#pageSize(walk);
+    if (sizes.last === null) return undefined;
+    if (sizes.bytes <= maxBytes) return sizes.last;
+    // Few vaults hold such large values: only their pages are looked at row by row.
+    const rows = await this.#sizedRows(walk).execute();
+    let bytes = 0;
+    let last: number | undefined;
+    for (const row of rows.slice(0, maxRecords)) {
+      bytes += Number(row.bytes);
+      if (last !== undefined && bytes > maxBytes) break;
+      last = row.position;
+    }
+    return last;
+  }
+
+  async #pageSize(walk: Walk): Promise<{ last: number | null; bytes: number }> {
+    const { sqlite } = this.#store;
+    if (sqlite !== undefined && walk.updatedSinceMs === undefined) {
+      const row = this.#prepare(sqlite).bounds.get(walk.after, walk.upTo, this.#limits.maxRecords);
+      return row as { last: number | null; bytes: number };
+    }
+    const row = await this.#store.db
+      .selectFrom(this.#sizedRows(walk).as('page'))
+      .select(({ fn }) => [fn.max('position').as('last'), fn.sum('bytes').as('bytes')])
+      .executeTakeFirstOrThrow();
+    return { last: row.last === null ? null : Number(row.last), bytes: Number(row.bytes ?? 0) };
+  }
+
+  #sizedRows(walk: Walk) {
+    let rows = this.#store.db
+      .selectFrom('vault')
+      .select(['position', sql<number>`length(value)`.as('bytes')])
+      .where('position', '>', walk.after)
+      .where('position', '<=', walk.upTo)
+      .orderBy('position')
+      .limit(this.#limits.maxRecords);
+    if (walk.updatedSinceMs !== undefined) {
+      rows = rows.where('updated_at', '>=', walk.updatedSinceMs);
+    }
+    return rows;
+  }
+
+  #prepare(sqlite: NonNullable<SqlStore<VaultSchema>['sqlite']>) {
+    this.#statements ??= {
+      bounds: sqlite.prepare(
+        `select max(position) as last, coalesce(sum(bytes), 0) as bytes from (
+           select position, length(value) as bytes from vault
+           where position > ? and position <= ? order by position limit ?)`,
+      ),
+      page: sqlite.prepare(
+        'select position, id, token, value from vault where position > ? and position <= ? order by position',
+      ),
+    };
+    return this.#statements;
+  }
+}
+
+/**
+ * Writes the new values whose old ones are still there, inside of a transaction.
+ * @returns the positions where they are not
+ */
+export async function writeValues(
+  queries: Queries<VaultSchema>,
+  kind: SqlStore<VaultSchema>['kind'],
+  changes: readonly ValueChange[],
+  fingerprint: Fingerprint,
+): Promise<number[]> {
+  let written = 0;
+  const isSent: ValueChange[][] = [];
+  for (let at = 0; at < changes.length; ) {
+    const size = statementSizes.find((each) => each <= changes.length - at) ?? 1;
+    isSent.push(changes.slice(at, at + size));
+    at += size;
+  }
+  for (const part of isSent) {
+    const result = await queries.executeQuery(
+      kind === 'postgresql'
+        ? postgresqlUpdate(part, fingerprint)
+        : CompiledQuery.raw(
+            updateText(kind, part.length, fingerprint),
+            part.flatMap(({ position, old, value }) => [position, mark(old, fingerprint), value]),
+          ),
+    );
+    written += Number(result.numAffectedRows ?? 0n);
+  }
+  if (written === changes.length) return [];
+  return findLost(queries, changes);
+}
+
+/** Statements have one of a few sizes, so that their texts repeat and are prepared once. */
+const statementSizes = [500, 100, 20, 4, 1];
+
+function mark(value: Uint8Array, fingerprint: Fingerprint): Uint8Array {
+  if (fingerprint === undefined) return value;
+  return value.subarray(fingerprint.offset, fingerprint.offset + fingerprint.length);
+}
+
+function marked(column: string, fingerprint: Fingerprint): string {
+  if (fingerprint === undefined) return column;
+  return `substr(${column}, ${fingerprint.offset + 1}, ${fingerprint.length})`;
+}
+
+const texts = new Map<string, string>();
+
+function updateText(kind: 'sqlite' | 'mysql', rows: number, fingerprint: Fingerprint): string {
+  const name = `${kind} ${rows} ${fingerprint?.offset} ${fingerprint?.length}`;
+  let text = texts.get(name);
+  if (text !== undefined) return text;
+  if (kind === 'sqlite') {
+    const values = Array(rows).fill('(?, ?, ?)').join(', ');
+    text = `update vault set value = fresh.column3 from (values ${values}) as fresh
+      where vault.position = fresh.column1 and ${marked('vault.value', fingerprint)} = fresh.column2`;
+  } else {
+    const values = Array(rows - 1)
+      .fill(' union all select ?, ?, ?')
+      .join('');
+    text = `update vault join (select ? as position, ? as old, ? as value${values}) as fresh
+      on vault.position = fresh.position set vault.value = fresh.value
+      where ${marked('vault.value', fingerprint)} = fresh.old`;
+  }
+  texts.set(name, text);
+  return text;
+}
+
+/** All values as one parameter: the driver would write each of many as text, twice as long. */
+function postgresqlUpdate(changes: readonly ValueChange[], fingerprint: Fingerprint) {
+  const starts: number[] = [];
+  const lengths: number[] = [];
+  const oldStarts: number[] = [];
+  const oldLengths: number[] = [];
+  const values: Uint8Array[] = [];
+  const olds: Uint8Array[] = [];
+  let [at, oldAt] = [1, 1];
+  for (const { old, value } of changes) {
+    const part = mark(old, fingerprint);
+    starts.push(at);
+    lengths.push(value.length);
+    oldStarts.push(oldAt);
+    oldLengths.push(part.length);
+    values.push(value);
+    olds.push(part);
+    at += value.length;
+    oldAt += part.length;
+  }
+  return CompiledQuery.raw(
+    `update vault set value = substr($1::bytea, fresh.start, fresh.length)
+      from unnest($2::bigint[], $3::int[], $4::int[], $5::int[], $6::int[])
+        as fresh(position, start, length, old_start, old_length)
+      where vault.position = fresh.position
+        and ${marked('vault.value', fingerprint)} = substr($7::bytea, fresh.old_start, fresh.old_length)`,
+    [
+      Buffer.concat(values),
+      changes.map(({ position }) => position),
+      starts,
+      lengths,
+      oldStarts,
+      oldLengths,
+      Buffer.concat(olds),
+    ],
+  );
+}
+
+/** In the transaction that wrote: what does not have its new value was changed by somebody else. */
+async function findLost(
+  queries: Queries<VaultSchema>,
+  changes: readonly ValueChange[],
+): Promise<number[]> {
+  const lost: number[] = [];
+  for (let at = 0; at < changes.length; at += 500) {
+    const part = changes.slice(at, at + 500);
+    const rows = await queries
+      .selectFrom('vault')
+      .select(['position', 'value'])
+      .where(
+        'position',
+        'in',
+        part.map(({ position }) => position),
+      )
+      .execute();
+    const values = new Map(rows.map(({ position, value }) => [position, Buffer.from(value)]));
+    for (const { position, value } of part) {
+      if (values.get(position)?.equals(value) !== true) lost.push(position);
+    }
+  }
+  return lost;
+}

@@ -1,0 +1,39 @@
+/** The work of a rekey on one page, without a database: open under the old key, seal under the new. */
+import { type RandomFill, SecretKey } from '@keystead/envelope/keys';
+import { Corrupt, openRecord, sealRecord, WrongKey } from '../record-format.ts';
+import { type PackedPage, type ResealedPage, rowState, unpackPage } from './packed-page.ts';
+
+export function resealPage(page: PackedPage, random?: RandomFill): ResealedPage {
+  const keys = page.derivations.map(({ oldKey, newKey, newDerivation }) => ({
+    oldKey: SecretKey.take(oldKey),
+    newKey: SecretKey.take(newKey),
+    newDerivation,
+  }));
+  const states = new Uint8Array(page.count);
+  const lengths = new Uint32Array(page.count);
+  // A new value is as long as the old one: the header has one length.
+  const values = Buffer.from(new ArrayBuffer(page.rows.length));
+  let at = 0;
+  let index = 0;
+  for (const row of unpackPage(page)) {
+    const { oldKey, newKey, newDerivation } = keys[row.derivation] as (typeof keys)[number];
+    try {
+      const value = openRecord(oldKey, row.value, row);
+      const sealed = sealRecord(newKey, newDerivation, row, value, random);
+      value.fill(0);
+      sealed.copy(values, at);
+      at += sealed.length;
+      lengths[index] = sealed.length;
+      states[index] = rowState.matched;
+    } catch (error) {
+      if (error instanceof Corrupt) states[index] = rowState.corrupt;
+      else if (!(error instanceof WrongKey)) throw error;
+    }
+    index += 1;
+  }
+  for (const { oldKey, newKey } of keys) {
+    oldKey.wipe();
+    newKey.wipe();
+  }
+  return { states, lengths, values: values.subarray(0, at) };
+}
