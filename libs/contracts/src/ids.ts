@@ -31,6 +31,7 @@ export const idPrefixes = {
   record: 'rec',
   namespace: 'ns',
   secret: 'sec',
+  rotation: 'rot',
 } as const;
 
 export type IdKind = keyof typeof idPrefixes;
