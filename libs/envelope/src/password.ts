@@ -161,7 +161,8 @@ export function requirePassphraseLength(passphrase: string): void {
   }
 }
 
-function argon2id(parameters: Parameters<typeof argon2>[1]): Promise<Buffer> {
+/** Argon2id as Node offers it, bounds and all: what the known answers of RFC 9106 are checked on. */
+export function argon2id(parameters: Parameters<typeof argon2>[1]): Promise<Buffer> {
   return new Promise((resolve, reject) => {
     argon2('argon2id', parameters, (error, key) => (error ? reject(error) : resolve(key)));
   });

@@ -27,8 +27,6 @@
  * known at its end alone: what comes out before is to be thrown away when the end does not come.
  */
 import {
-  createCipheriv,
-  createDecipheriv,
   createHmac,
   createPrivateKey,
   createPublicKey,
@@ -39,6 +37,7 @@ import {
 } from 'node:crypto';
 import { Duplex } from 'node:stream';
 import { associatedData } from './aad.ts';
+import { decryptGcm, encryptGcm, gcmNonceBytes, gcmTagBytes } from './aes-gcm.ts';
 import { hkdf } from './keys.ts';
 import { envelopeLimits as limits } from './limits.ts';
 import {
@@ -84,8 +83,8 @@ const fixedBytes = 44;
 const saltOffset = 12;
 const saltBytes = 32;
 const macBytes = 32;
-const tagBytes = 16;
-const nonceBytes = 12;
+const tagBytes = gcmTagBytes;
+const nonceBytes = gcmNonceBytes;
 const noncePrefixBytes = 7;
 const recipientHeadBytes = 3;
 const sealedKeyBytes = keyBytes + sealedOverheadBytes;
@@ -494,27 +493,18 @@ function chunkNonce(stream: StreamKeys, number: number, isLast: boolean): Buffer
 
 function sealChunk(stream: StreamKeys, plaintext: Buffer, number: number, isLast: boolean): Buffer {
   const nonce = chunkNonce(stream, number, isLast);
-  const cipher = createCipheriv('aes-256-gcm', stream.chunkKey.object, nonce, {
-    authTagLength: tagBytes,
-  });
-  const ciphertext = cipher.update(plaintext);
-  cipher.final();
-  return Buffer.concat([ciphertext, cipher.getAuthTag()]);
+  return Buffer.concat(encryptGcm(stream.chunkKey, nonce, [], plaintext));
 }
 
 function openChunk(stream: StreamKeys, sealed: Buffer, number: number, isLast: boolean): Buffer {
-  const nonce = chunkNonce(stream, number, isLast);
-  const decipher = createDecipheriv('aes-256-gcm', stream.chunkKey.object, nonce, {
-    authTagLength: tagBytes,
-  });
-  decipher.setAuthTag(sealed.subarray(sealed.length - tagBytes));
-  const plaintext = decipher.update(sealed.subarray(0, sealed.length - tagBytes));
-  try {
-    decipher.final();
-  } catch {
-    plaintext.fill(0);
-    throw new Corrupt('tag', 'the archive was changed or cut off');
-  }
+  const plaintext = decryptGcm(
+    stream.chunkKey,
+    chunkNonce(stream, number, isLast),
+    [],
+    sealed.subarray(0, sealed.length - tagBytes),
+    sealed.subarray(sealed.length - tagBytes),
+  );
+  if (plaintext === undefined) throw new Corrupt('tag', 'the archive was changed or cut off');
   return plaintext;
 }
 

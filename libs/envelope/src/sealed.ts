@@ -18,13 +18,13 @@
  * A version has exactly one form: lengths are written so that another program can read it, not so
  * that they may vary.
  */
-import { createCipheriv, createDecipheriv, randomFillSync } from 'node:crypto';
+import { randomFillSync } from 'node:crypto';
+import { decryptGcm, encryptGcm, gcmNonceBytes, gcmTagBytes } from './aes-gcm.ts';
 import { envelopeLimits } from './limits.ts';
 import type { RandomFill, SecretKey } from './secret-key.ts';
 
-const algorithm = 'aes-256-gcm';
-const nonceLength = 12;
-const tagLength = 16;
+const nonceLength = gcmNonceBytes;
+const tagLength = gcmTagBytes;
 const fixed = Buffer.from([0x4b, 0x53, 1, 1, nonceLength, tagLength]);
 const commitmentLength = 32;
 const headerLength = fixed.length + commitmentLength;
@@ -111,14 +111,14 @@ export function seal(
   fixed.copy(sealed, 0);
   key.commitment.copy(sealed, fixed.length);
   writeNonce(sealed, headerLength, random);
-  const cipher = createCipheriv(algorithm, key.object, sealed.subarray(headerLength, bodyOffset), {
-    authTagLength: tagLength,
-  });
-  cipher.setAAD(sealed.subarray(0, headerLength));
-  cipher.setAAD(associatedData);
-  cipher.update(plaintext).copy(sealed, bodyOffset);
-  cipher.final();
-  cipher.getAuthTag().copy(sealed, bodyOffset + plaintext.length);
+  const [ciphertext, tag] = encryptGcm(
+    key,
+    sealed.subarray(headerLength, bodyOffset),
+    [sealed.subarray(0, headerLength), associatedData],
+    plaintext,
+  );
+  ciphertext.copy(sealed, bodyOffset);
+  tag.copy(sealed, bodyOffset + plaintext.length);
   return sealed;
 }
 
@@ -134,22 +134,14 @@ export function open(key: SecretKey, sealed: Uint8Array, associatedData: Uint8Ar
   if (bytes.compare(key.commitment, 0, commitmentLength, fixed.length, headerLength) !== 0) {
     throw new WrongKey();
   }
-  const decipher = createDecipheriv(
-    algorithm,
-    key.object,
+  const plaintext = decryptGcm(
+    key,
     bytes.subarray(headerLength, bodyOffset),
-    { authTagLength: tagLength },
+    [bytes.subarray(0, headerLength), associatedData],
+    bytes.subarray(bodyOffset, bytes.length - tagLength),
+    bytes.subarray(bytes.length - tagLength),
   );
-  decipher.setAAD(bytes.subarray(0, headerLength));
-  decipher.setAAD(associatedData);
-  decipher.setAuthTag(bytes.subarray(bytes.length - tagLength));
-  const plaintext = decipher.update(bytes.subarray(bodyOffset, bytes.length - tagLength));
-  try {
-    decipher.final();
-  } catch {
-    plaintext.fill(0);
-    throw new Corrupt('tag');
-  }
+  if (plaintext === undefined) throw new Corrupt('tag');
   return plaintext;
 }
 

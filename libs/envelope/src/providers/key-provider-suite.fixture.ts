@@ -178,7 +178,7 @@ export interface RemoteSubject extends SuiteSubject {
   service: FakeKeyService;
 }
 
-/** What a provider promises whose keys are behind a network. Opened ones try thrice and wait 300 ms. */
+/** What a provider promises whose keys are behind a network. Opened ones try thrice and wait half a second. */
 export function remoteProviderSuite(name: string, make: () => Promise<RemoteSubject>): void {
   keyProviderSuite(name, make);
 

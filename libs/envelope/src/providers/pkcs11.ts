@@ -57,6 +57,9 @@ export async function openPkcs11(options: Pkcs11Options): Promise<Pkcs11Provider
   if (process.platform === 'win32') {
     throw new KeyProviderError(kind, 'misconfigured', 'PKCS #11 is offered on 64-bit Unix alone');
   }
+  if (options.pin === '') {
+    throw new KeyProviderError(kind, 'misconfigured', 'the PIN is empty');
+  }
   let module: CryptokiModule;
   try {
     module = await openCryptoki(options.library);

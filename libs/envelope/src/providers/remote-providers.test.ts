@@ -12,7 +12,7 @@ import { FakeGcpKms } from './gcp-kms.fixture.ts';
 import { openGcpKms } from './gcp-kms.ts';
 import { refusal, remoteProviderSuite } from './key-provider-suite.fixture.ts';
 
-const call = { timeoutMs: 300, maxAttempts: 3, firstPauseMs: 5, maxPauseMs: 20 };
+const call = { timeoutMs: 500, maxAttempts: 3, firstPauseMs: 5, maxPauseMs: 20 };
 const context = { purpose: 'test' };
 
 async function awsSubject() {
