@@ -187,7 +187,7 @@ export class AuditSearch {
     const usable = known !== undefined && known.inode === ino && known.end <= size;
     const index = usable ? known : { blocks: [], end: 0, inode: ino };
     let block = index.blocks.at(-1);
-    let lastTime = Buffer.alloc(0);
+    let lastTime: Buffer = Buffer.alloc(0);
     for await (const { bytes, start, isUnfinished } of readLines(handle, index.end, size)) {
       if (isUnfinished) break;
       let at = 0;

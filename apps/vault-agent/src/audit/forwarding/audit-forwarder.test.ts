@@ -1,0 +1,161 @@
+import { rmSync } from 'node:fs';
+import { createServer, type Socket } from 'node:net';
+import { pino } from 'pino';
+import { afterEach, expect, test } from 'vitest';
+import { closedFiles } from '../audit-files.ts';
+import { fact, freshLogFile, openTrail, readLog } from '../audit-log.fixture.ts';
+import type { AuditTrail } from '../audit-trail.ts';
+import { AuditForwarder } from './audit-forwarder.ts';
+import type { Destination } from './destination.ts';
+import { forwardingLimits } from './forwarding-limits.ts';
+import { type Receiver, receivers } from './receivers.fixture.ts';
+import { SyslogStream } from './syslog-destination.ts';
+import { syslogMessage } from './syslog-message.ts';
+
+const cleanUp: (() => Promise<unknown>)[] = [];
+afterEach(async () => {
+  for (const work of cleanUp.splice(0).reverse()) await work();
+});
+
+async function begin(rotationBytes = 20_000): Promise<{ logFile: string; trail: AuditTrail }> {
+  const logFile = freshLogFile();
+  const trail = await openTrail(logFile, { rotationBytes });
+  cleanUp.push(() => trail.stop());
+  return { logFile, trail };
+}
+
+function forward(logFile: string, destination: Destination): AuditForwarder {
+  const forwarder = new AuditForwarder({
+    logFile,
+    positionFile: `${logFile}.forward-test.json`,
+    destination,
+    log: pino({ level: 'silent' }),
+    everyMs: 20,
+    firstPauseMs: 50,
+  });
+  forwarder.start();
+  cleanUp.push(() => forwarder.stop());
+  return forwarder;
+}
+
+async function until(holds: () => boolean, withinMs = 8_000): Promise<void> {
+  const endMs = performance.now() + withinMs;
+  while (!holds()) {
+    if (performance.now() > endMs) throw new Error('it did not come to pass in time');
+    await new Promise((resolve) => setTimeout(resolve, 10));
+  }
+}
+
+const record = (trail: AuditTrail, from: number, count: number) =>
+  Promise.all(Array.from({ length: count }, (_, number) => trail.record(fact(from + number))));
+const logged = (logFile: string) => [...readLog(logFile).values()].flat();
+const holdsAll = (receiver: Receiver, logFile: string) => {
+  const arrived = new Set(receiver.lines());
+  return logged(logFile).every((line) => arrived.has(line));
+};
+
+test.each(Object.entries(receivers))(
+  '%s gets every line in order, over files, restarts and its own absence',
+  async (_name, make) => {
+    const receiver = await make();
+    cleanUp.push(receiver.close);
+    const { logFile, trail } = await begin();
+    await record(trail, 0, 200);
+    const first = forward(logFile, receiver.destination());
+    await until(() => holdsAll(receiver, logFile));
+    expect(receiver.lines()).toEqual(logged(logFile));
+    await record(trail, 200, 50);
+    await until(() => holdsAll(receiver, logFile));
+    await first.stop();
+    const before = receiver.lines().length;
+    expect(first.confirmed).toBe(before);
+    await record(trail, 250, 50);
+    const second = forward(logFile, receiver.destination());
+    await until(() => holdsAll(receiver, logFile));
+    // What was confirmed is not sent again.
+    expect(receiver.lines()).toEqual(logged(logFile));
+    if (!receiver.isReliable) return;
+    await receiver.goAway();
+    const sinceMs = performance.now();
+    await record(trail, 300, 100);
+    expect(performance.now() - sinceMs).toBeLessThan(1_000);
+    await until(() => second.isPaused);
+    expect(second.counters.failures).toBeGreaterThan(0);
+    await receiver.comeBack();
+    await until(() => holdsAll(receiver, logFile));
+    // At least once, and in order but for what is sent again.
+    const seen = new Set<string>();
+    const firsts = receiver.lines().filter((line) => !seen.has(line) && seen.add(line));
+    expect(firsts).toEqual(logged(logFile));
+  },
+);
+
+test('a receiver that takes lines and dies before it has read them gets them again', async () => {
+  const { logFile, trail } = await begin();
+  const sockets = new Set<Socket>();
+  let isReading = false;
+  let bytes = '';
+  const server = createServer((socket) => {
+    sockets.add(socket.on('error', () => undefined));
+    if (!isReading) socket.pause();
+    else socket.on('data', (chunk) => (bytes += chunk));
+  });
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  const { port } = server.address() as { port: number };
+  cleanUp.push(() => {
+    for (const socket of sockets) socket.destroy();
+    return new Promise((resolve) => server.close(resolve));
+  });
+  const forwarder = forward(
+    logFile,
+    new SyslogStream({ protocol: 'tcp', host: '127.0.0.1', port, hostname: 'a', processId: 1 }),
+  );
+  await record(trail, 0, 20);
+  await until(() => forwarder.counters.forwarded >= 20);
+  // The system took them; nobody read them.
+  expect(forwarder.confirmed).toBe(0);
+  isReading = true;
+  for (const socket of sockets) socket.resetAndDestroy();
+  await record(trail, 20, 1);
+  await until(() => logged(logFile).every((line) => bytes.includes(line)));
+});
+
+test('a receiver that hangs holds up nobody', async () => {
+  const { logFile, trail } = await begin();
+  forward(logFile, {
+    name: 'nobody',
+    acknowledges: true,
+    send: () => new Promise(() => undefined),
+    confirm: async () => undefined,
+    reset: () => undefined,
+  });
+  const sinceMs = performance.now();
+  await record(trail, 0, 500);
+  await trail.stop();
+  expect(performance.now() - sinceMs).toBeLessThan(2_000);
+});
+
+test('entries that were retired before they were sent are counted, and the rest is sent', async () => {
+  const make = receivers['a file'] as () => Promise<Receiver>;
+  const receiver = await make();
+  const { logFile, trail } = await begin(3_000);
+  for (let number = 0; number < 30; number += 1) await trail.record(fact(number));
+  const [oldest, next] = await closedFiles(logFile);
+  rmSync(oldest?.path ?? '');
+  const forwarder = forward(logFile, receiver.destination());
+  await until(() => holdsAll(receiver, logFile));
+  expect(forwarder.skipped).toBe((next?.firstSequence ?? 0) - 1);
+});
+
+test('a message names what happened in its header, and holds the line as it was logged', () => {
+  const origin = { hostname: 'vault-1', processId: 7 };
+  const line = (changes: string) =>
+    `{"sequence":9,"at":"2026-01-02T03:04:05.678Z","type":"operation","action":"secret.read-value",${changes},"hash":"${'a'.repeat(64)}"}`;
+  const denied = line('"phase":"outcome","result":"denied"');
+  expect(syslogMessage({ sequence: 9, text: denied }, origin)).toBe(
+    `<108>1 2026-01-02T03:04:05.678Z vault-1 keystead-agent 7 secret.read-value [audit@32473 sequence="9" hash="${'a'.repeat(64)}"] ${denied}`,
+  );
+  const done = line('"phase":"outcome","result":"done"');
+  expect(syslogMessage({ sequence: 9, text: done }, origin)).toMatch(/^<109>1 /);
+  expect(forwardingLimits.datagramBytes).toBeLessThan(65_507);
+});

@@ -1,0 +1,197 @@
+/**
+ * Sends the audit on to one receiver, every line at least once and in order. It reads the files alone, so
+ * that a receiver that is down or slow holds up nobody: the log waits for it, not the agent.
+ *
+ * The position is written after what it says has arrived; a crash in between sends again. After failures
+ * in a row the receiver is left alone, each time longer, and then tried with one piece.
+ */
+import { readFileSync } from 'node:fs';
+import {
+  BrokenCircuitError,
+  CircuitState,
+  ConsecutiveBreaker,
+  circuitBreaker,
+  ExponentialBackoff,
+  handleAll,
+} from 'cockatiel';
+import type { Logger } from 'pino';
+import { writeDurably } from '../../durable-file.ts';
+import type { Destination } from './destination.ts';
+import { forwardingLimits } from './forwarding-limits.ts';
+import { LogPosition } from './log-position.ts';
+
+export interface AuditForwarderOptions {
+  logFile: string;
+  /** Where the position is kept. */
+  positionFile: string;
+  destination: Destination;
+  log: Logger;
+  monotonicNow?: () => number;
+  everyMs?: number;
+  firstPauseMs?: number;
+}
+
+export class AuditForwarder {
+  readonly #options: AuditForwarderOptions;
+  readonly #log: Logger;
+  readonly #destination: Destination;
+  readonly #position: LogPosition;
+  readonly #monotonicNow: () => number;
+  readonly #breaker;
+  /** Entries up to this one have arrived. */
+  #confirmed: number;
+  #saved: number;
+  #savedAtMs = Number.NEGATIVE_INFINITY;
+  #unconfirmedSinceMs: number | undefined;
+  #timer: NodeJS.Timeout | undefined;
+  #turn: Promise<void> = Promise.resolve();
+  #running = false;
+  #stopping = false;
+  #failing = false;
+  readonly counters = { forwarded: 0, failures: 0 };
+
+  constructor(options: AuditForwarderOptions) {
+    this.#options = options;
+    this.#destination = options.destination;
+    this.#log = options.log.child({ destination: options.destination.name });
+    this.#monotonicNow = options.monotonicNow ?? (() => performance.now());
+    this.#confirmed = readPosition(options.positionFile);
+    this.#saved = this.#confirmed;
+    this.#position = new LogPosition(options.logFile, this.#confirmed);
+    this.#breaker = circuitBreaker(handleAll, {
+      breaker: new ConsecutiveBreaker(forwardingLimits.failuresBeforeOpen),
+      halfOpenAfter: new ExponentialBackoff({
+        initialDelay: options.firstPauseMs ?? forwardingLimits.firstPauseMs,
+        maxDelay: forwardingLimits.longestPauseMs,
+      }),
+    });
+  }
+
+  start(): void {
+    this.#timer = setInterval(
+      () => this.wake(),
+      this.#options.everyMs ?? forwardingLimits.everyMs,
+    ).unref();
+    this.wake();
+  }
+
+  /** Sends what there is; one at a time. */
+  wake(): void {
+    if (this.#stopping || this.#running) return;
+    this.#running = true;
+    this.#turn = this.#forwardAll().finally(() => {
+      this.#running = false;
+    });
+  }
+
+  get name(): string {
+    return this.#destination.name;
+  }
+
+  /** Entries up to this one have arrived. */
+  get confirmed(): number {
+    return this.#confirmed;
+  }
+
+  /** Entries that were retired before they were sent. */
+  get skipped(): number {
+    return this.#position.skipped;
+  }
+
+  get isPaused(): boolean {
+    return this.#breaker.state !== CircuitState.Closed;
+  }
+
+  /** Writes the position down. What has only left is sent again by the next run. */
+  async stop(withinMs = 500): Promise<void> {
+    this.#stopping = true;
+    clearInterval(this.#timer);
+    let timer: NodeJS.Timeout | undefined;
+    const late = new Promise<void>((resolve) => {
+      timer = setTimeout(resolve, withinMs);
+    });
+    await Promise.race([this.#turn.then(() => this.#confirm(true)), late]).catch(() => undefined);
+    clearTimeout(timer);
+    this.#save(true);
+    this.#destination.reset();
+  }
+
+  async #forwardAll(): Promise<void> {
+    try {
+      while (!this.#stopping) {
+        const lines = await this.#position.read();
+        if (lines.length === 0) break;
+        await this.#breaker.execute(() => this.#destination.send(lines));
+        this.counters.forwarded += lines.length;
+        this.#unconfirmedSinceMs ??= this.#monotonicNow();
+        if (this.#destination.acknowledges) this.#arrived();
+        else await this.#confirm(false);
+        this.#well();
+      }
+      await this.#confirm(false);
+      this.#save(false);
+    } catch (error) {
+      this.#position.rewind(this.#confirmed);
+      this.#unconfirmedSinceMs = undefined;
+      this.#destination.reset();
+      if (error instanceof BrokenCircuitError) return;
+      this.counters.failures += 1;
+      if (!this.#failing) this.#log.warn({ error: String(error) }, 'the audit is not forwarded');
+      this.#failing = true;
+    }
+  }
+
+  /** Asks a receiver that acknowledges nothing, when enough was sent or time has passed. */
+  async #confirm(isLast: boolean): Promise<void> {
+    const sinceMs = this.#unconfirmedSinceMs;
+    if (sinceMs === undefined || this.#position.sequence === this.#confirmed) return;
+    const isDue =
+      isLast ||
+      this.#position.sequence - this.#confirmed >= forwardingLimits.unconfirmedLines ||
+      this.#monotonicNow() - sinceMs >= forwardingLimits.unconfirmedMs;
+    if (!isDue) return;
+    await this.#breaker.execute(() => this.#destination.confirm());
+    this.#arrived();
+  }
+
+  #arrived(): void {
+    this.#confirmed = this.#position.sequence;
+    this.#unconfirmedSinceMs = undefined;
+    this.#save(false);
+  }
+
+  #well(): void {
+    if (!this.#failing) return;
+    this.#failing = false;
+    this.#log.info('the audit is forwarded again');
+  }
+
+  #save(isLast: boolean): void {
+    const nowMs = this.#monotonicNow();
+    if (this.#saved === this.#confirmed) return;
+    if (!isLast && nowMs - this.#savedAtMs < forwardingLimits.saveEveryMs) return;
+    try {
+      writeDurably(
+        this.#options.positionFile,
+        `${JSON.stringify({ sequence: this.#confirmed })}\n`,
+        0o600,
+      );
+      this.#saved = this.#confirmed;
+      this.#savedAtMs = nowMs;
+    } catch (error) {
+      this.#log.warn({ error: String(error) }, 'the position of forwarding could not be written');
+    }
+  }
+}
+
+/** From the beginning where nothing is known: twice is better than never. */
+function readPosition(file: string): number {
+  try {
+    const { sequence } = JSON.parse(readFileSync(file, 'utf8')) as { sequence: unknown };
+    return typeof sequence === 'number' && Number.isSafeInteger(sequence) && sequence >= 0
+      ? sequence
+      : 0;
+  } catch {
+    return 0;
+  }
+}

@@ -1,0 +1,90 @@
+/** Reads the log forward from an entry on, over the files as they are closed and removed. */
+import { open } from 'node:fs/promises';
+import { sequenceOf } from '../audit-entry.ts';
+import { closedFiles, readFirst, readLines } from '../audit-files.ts';
+import type { ForwardedLine } from './destination.ts';
+import { forwardingLimits } from './forwarding-limits.ts';
+
+export class LogPosition {
+  readonly #logFile: string;
+  /** Entries up to this one were read. */
+  #sequence: number;
+  /** Where the next line of the file that begins with this entry stands; only a short cut. */
+  #hint: { firstSequence: number; offset: number } | undefined;
+  /** Entries that were removed before they were read. */
+  skipped = 0;
+
+  constructor(logFile: string, sequence: number) {
+    this.#logFile = logFile;
+    this.#sequence = sequence;
+  }
+
+  get sequence(): number {
+    return this.#sequence;
+  }
+
+  /** Goes back to after that entry. */
+  rewind(sequence: number): void {
+    if (sequence === this.#sequence) return;
+    this.#sequence = sequence;
+    this.#hint = undefined;
+  }
+
+  /** The next lines, moved past; empty where there are none yet. */
+  async read(): Promise<ForwardedLine[]> {
+    const file = await this.#file();
+    if (file === undefined) return [];
+    if (file.firstSequence > this.#sequence + 1) {
+      this.skipped += file.firstSequence - 1 - this.#sequence;
+      this.#sequence = file.firstSequence - 1;
+    }
+    const handle = await open(file.path, 'r');
+    try {
+      const { size } = await handle.stat();
+      const isHinted =
+        this.#hint?.firstSequence === file.firstSequence && this.#hint.offset <= size;
+      const start = isHinted ? (this.#hint?.offset ?? 0) : 0;
+      const lines: ForwardedLine[] = [];
+      let bytesRead = 0;
+      for await (const piece of readLines(handle, start, size)) {
+        if (piece.isUnfinished) break;
+        let at = 0;
+        while (at < piece.bytes.length) {
+          const end = piece.bytes.indexOf(0x0a, at);
+          const line = piece.bytes.subarray(at, end);
+          at = end + 1;
+          const sequence = sequenceOf(line);
+          if (sequence === undefined || sequence <= this.#sequence) continue;
+          lines.push({ sequence, text: line.toString() });
+          bytesRead += line.length;
+          this.#sequence = sequence;
+          if (
+            lines.length >= forwardingLimits.batchLines ||
+            bytesRead >= forwardingLimits.batchBytes
+          ) {
+            this.#hint = { firstSequence: file.firstSequence, offset: piece.start + at };
+            return lines;
+          }
+        }
+        this.#hint = { firstSequence: file.firstSequence, offset: piece.start + at };
+      }
+      return lines;
+    } finally {
+      await handle.close();
+    }
+  }
+
+  /** The file with the next entry, or the one after it where that is gone. */
+  async #file(): Promise<{ path: string; firstSequence: number } | undefined> {
+    const first = await readFirst(this.#logFile).catch(() => undefined);
+    const closed = await closedFiles(this.#logFile);
+    const files = [
+      ...closed,
+      ...(first === undefined ||
+      closed.some(({ firstSequence }) => firstSequence === first.sequence)
+        ? []
+        : [{ path: this.#logFile, firstSequence: first.sequence }]),
+    ];
+    return files.findLast(({ firstSequence }) => firstSequence <= this.#sequence + 1) ?? files[0];
+  }
+}
