@@ -83,7 +83,9 @@ test('with given randomness the envelope is the same for ever', () => {
   const made = seal(fixedKey, Buffer.from('kept'), associatedData('test'), (bytes) =>
     bytes.fill(9),
   );
-  expect(made.toString('hex')).toMatchInlineSnapshot(`"4b5301010c10599c7446b6f16b31e311a472def4b93544bdabc56cc6a4005ecc3ccd96ab88070909090909090909090909094ce0f4e022479b981698feb4cf729ea781d9194d"`);
+  expect(made.toString('hex')).toMatchInlineSnapshot(
+    `"4b5301010c10599c7446b6f16b31e311a472def4b93544bdabc56cc6a4005ecc3ccd96ab88070909090909090909090909094ce0f4e022479b981698feb4cf729ea781d9194d"`,
+  );
 });
 
 test('nonces do not repeat, and randomness may be injected', () => {
