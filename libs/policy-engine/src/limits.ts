@@ -58,7 +58,8 @@ export const limits = {
 
   // Work in pieces: an event loop is given back after each
   pieceMs: 10,
-  validationBatch: 10,
+  validationBatch: 20,
+  validationBatchNodes: 500,
 
   // Reports
   problemsPerPolicy: 20,

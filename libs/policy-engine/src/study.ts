@@ -3,16 +3,22 @@
  * reads, what it costs. Slices, keys of remembered decisions and the facts that are handed to Cedar
  * are drawn from it, so every rule here errs on the side of "may apply" and "may read".
  */
-import type { Expr, PolicyJson } from '@cedar-policy/cedar-wasm/nodejs';
+import type { Expr, PolicyJson, SchemaJson } from '@cedar-policy/cedar-wasm/nodejs';
 import { agentActions } from '@keystead/contracts/agent-api/actions';
 import { CedarFailure, study as instance } from './cedar.ts';
-import type { Piece } from './cedar-text.ts';
 import type { Facts } from './facts.ts';
 import { limits } from './limits.ts';
 import { type Obligation, parseAnnotations } from './obligations.ts';
 import { type Match, parseMatch } from './pattern.ts';
 import { meant, offsetOfByte, type Problem, placeOf, quoted } from './problems.ts';
-import { isTimeZone, principalTypeNames, schemaText, timeZones } from './vocabulary.ts';
+import {
+  type Environments,
+  environmentsOf,
+  isTimeZone,
+  schemaFor,
+  schemaText,
+  timeZones,
+} from './vocabulary.ts';
 
 export interface Entity {
   type: string;
@@ -51,6 +57,7 @@ export interface Study {
   /** Reads a namespace or a vault through a resource. */
   navigates: boolean;
   nodes: number;
+  /** What its conditions and scope name. */
   mentions: { actions: Set<string>; principals: Set<string>; zones: Set<string> };
   json: PolicyJson;
 }
@@ -580,7 +587,6 @@ function examine(
     const { entities, entity } = json.action as { entities?: unknown[]; entity?: unknown };
     actions = (entities ?? [entity]).map((uid) => plain(uid).id);
   }
-  for (const action of actions ?? []) walk.mentions.actions.add(action);
   const guards: Guard[] = [];
   for (const conjunct of conjuncts) {
     // What stands behind something that may fail is reached only when that did not fail.
@@ -605,6 +611,15 @@ function examine(
         search: literal.slice(0, 20),
       });
     }
+  }
+  for (const action of [...(actions ?? []), ...walk.mentions.actions]) {
+    if ((agentActions as readonly string[]).includes(action)) continue;
+    const suggestion = meant(action, agentActions);
+    walk.wrong.push({
+      what: `${quoted(action)} is no action`,
+      ...(suggestion === undefined ? {} : { suggestion }),
+      search: `"${action}`,
+    });
   }
   if (walk.matches.size > limits.patternsPerPolicy) {
     walk.wrong.push({
@@ -791,42 +806,26 @@ function parse(text: string): { ok: true; json: PolicyJson } | { ok: false; prob
   }
 }
 
-const schemas = new Map<string, unknown>();
+let wholeSchema: SchemaJson<string> | undefined;
 
-/** Cedar's schema as parsed JSON, which is read faster than its text. */
-function schemaFor(mentions?: Study['mentions']): never {
-  const key = mentions
-    ? [mentions.actions, mentions.principals, mentions.zones]
-        .map((set) => [...set].sort().join())
-        .join(';')
-    : '';
-  let schema = schemas.get(key);
-  if (schema === undefined) {
-    const answer = instance.run((cedar) => cedar.schemaToJson(schemaText(mentions)));
+/** Read once: parsed from JSON a part of it costs a tenth of what it costs from text. */
+function schema(): SchemaJson<string> {
+  if (wholeSchema === undefined) {
+    const answer = instance.run((cedar) => cedar.schemaToJson(schemaText([])));
     if (answer.type !== 'success') {
       throw new Error(`the schema of policies is wrong: ${answer.errors[0]?.message}`);
     }
-    if (schemas.size > 200) schemas.clear();
-    schema = answer.json;
-    schemas.set(key, schema);
+    wholeSchema = answer.json;
   }
-  return schema as never;
+  return wholeSchema;
 }
 
-function unionOf(studies: readonly Study[]): Study['mentions'] {
-  const union = {
-    actions: new Set<string>(),
-    principals: new Set<string>(),
-    zones: new Set<string>(),
-  };
-  for (const { mentions } of studies) {
-    for (const action of mentions.actions)
-      if ((agentActions as readonly string[]).includes(action)) union.actions.add(action);
-    for (const type of mentions.principals)
-      if (principalTypeNames.includes(type)) union.principals.add(type);
-    for (const zone of mentions.zones) if (isTimeZone(zone)) union.zones.add(zone);
-  }
-  return union;
+/** A policy that was parsed and waits for the type checker. */
+export interface Unjudged {
+  text: string;
+  study: Study;
+  /** Those that share it are checked together. */
+  environments: Environments;
 }
 
 interface Judged {
@@ -835,40 +834,30 @@ interface Judged {
 }
 
 /** What Cedar's type checker says of each policy. */
-function judge(
-  studies: readonly Study[],
-  mentions: Study['mentions'] | undefined,
-  withZones: Study['mentions'],
-): Judged[] {
+function askTypeChecker(policies: readonly Unjudged[], environments: Environments): Judged[] {
   const starts: number[] = [];
   let text = '';
   let bytes = 0;
-  for (const study of studies) {
+  for (const policy of policies) {
     starts.push(bytes);
-    text += `${study.text}\n`;
-    bytes += Buffer.byteLength(study.text) + 1;
+    text += `${policy.text}\n`;
+    bytes += Buffer.byteLength(policy.text) + 1;
   }
-  const schema = mentions
-    ? schemaFor(mentions)
-    : schemaFor({
-        actions: new Set(agentActions),
-        principals: new Set(principalTypeNames),
-        zones: withZones.zones,
-      });
+  const part = schemaFor(schema(), environments);
   const answer = instance.run((cedar) =>
-    cedar.validate({ schema, policies: { staticPolicies: text } }),
+    cedar.validate({ schema: part, policies: { staticPolicies: text } }),
   );
   if (answer.type !== 'success') throw new Error(answer.errors[0]?.message);
-  const judged: Judged[] = studies.map(() => ({ errors: [], warnings: [] }));
+  const judged: Judged[] = policies.map(() => ({ errors: [], warnings: [] }));
   const sort = (
     found: readonly { policyId: string; error: CedarError }[],
     severity: Problem['severity'],
   ) => {
     for (const { policyId, error } of found) {
       const at = Number(policyId.slice('policy'.length));
-      const study = studies[at];
-      if (study === undefined) continue;
-      const problem = problemFrom(study.text, error, starts[at] ?? 0, severity);
+      const policy = policies[at];
+      if (policy === undefined) continue;
+      const problem = problemFrom(policy.text, error, starts[at] ?? 0, severity);
       judged[at]?.[severity === 'error' ? 'errors' : 'warnings'].push(problem);
     }
   };
@@ -878,79 +867,69 @@ function judge(
 }
 
 const rejected = (problems: Problem[]): Studied => ({ ok: false, problems: dedupe(problems) });
+const tooDeep: Problem = {
+  severity: 'error',
+  where: { line: 1, column: 1 },
+  what: 'the policy is too deep for the engine',
+  suggestion: 'make it simpler, or split it',
+};
 
-/** Studies policies that were not seen before; batches are checked together, and fast. */
-export function studyBatch(pieces: readonly Piece[]): Studied[] {
-  const found = new Map<string, Studied>();
-  const open: { text: string; study: Study }[] = [];
-  for (const { text } of pieces) {
-    const known = remembered.get(text);
-    if (known) {
-      found.set(text, known);
-      continue;
-    }
-    if (found.has(text) || open.some((one) => one.text === text)) continue;
-    const parsed = parse(text);
-    if (!parsed.ok) {
-      found.set(text, rejected(parsed.problems));
-      continue;
-    }
-    const { study, wrong } = examine(text, parsed.json);
-    const problems: Problem[] = wrong.map(({ what, suggestion, search }) => ({
+/** Parses a policy and draws from its syntax what there is to know; or remembers that it did. */
+export function read(text: string): Studied | Unjudged {
+  const known = remembered.get(text);
+  if (known) return known;
+  const parsed = parse(text);
+  if (!parsed.ok) return remember(text, rejected(parsed.problems));
+  const { study, wrong } = examine(text, parsed.json);
+  if (wrong.length > 0) {
+    return remember(
+      text,
+      rejected(
+        wrong.map(({ what, suggestion, search }) => ({
+          severity: 'error',
+          where: placeOf(text, Math.max(0, text.indexOf(search))),
+          what,
+          ...(suggestion === undefined ? {} : { suggestion }),
+        })),
+      ),
+    );
+  }
+  const environments = environmentsOf({
+    actions: study.actions,
+    namedActions: study.mentions.actions,
+    namedPrincipals: study.mentions.principals,
+    zones: study.mentions.zones,
+  });
+  return { text, study, environments };
+}
+
+/** Checks the types of policies that share their environments. */
+export function judge(policies: readonly Unjudged[]): Studied[] {
+  const [first] = policies;
+  if (first === undefined) return [];
+  let judged: Judged[];
+  try {
+    judged = askTypeChecker(policies, first.environments);
+  } catch (error) {
+    if (!(error instanceof CedarFailure)) throw error;
+    // Of several it cannot be told which one it was.
+    if (policies.length > 1) return policies.flatMap((policy) => judge([policy]));
+    judged = [{ errors: [tooDeep], warnings: [] }];
+  }
+  return policies.map(({ text, study }, at) => {
+    const { errors, warnings } = judged[at] as Judged;
+    const { priority, obligations, wrong } = parseAnnotations(study.annotations, study.effect, '');
+    const annotations: Problem[] = wrong.map(({ annotation, what, suggestion }) => ({
       severity: 'error',
-      where: placeOf(text, Math.max(0, text.indexOf(search))),
+      where: placeOf(text, Math.max(0, text.indexOf(`@${annotation}`))),
       what,
       ...(suggestion === undefined ? {} : { suggestion }),
     }));
-    if (problems.length > 0) found.set(text, rejected(problems));
-    else open.push({ text, study });
-  }
-  if (open.length > 0) {
-    const studies = open.map((one) => one.study);
-    const mentions = unionOf(studies);
-    let judged: Judged[];
-    try {
-      judged = judge(studies, mentions, mentions);
-      // Suggestions are drawn from the schema, so what is wrong is told from the whole of it.
-      judged = judged.map((one, at) =>
-        one.errors.length === 0
-          ? one
-          : (judge([studies[at] as Study], undefined, mentions)[0] as Judged),
-      );
-    } catch (error) {
-      if (!(error instanceof CedarFailure)) throw error;
-      judged = studies.map(() => ({
-        errors: [
-          {
-            severity: 'error',
-            where: { line: 1, column: 1 },
-            what: 'the policy is too deep for the engine',
-            suggestion: 'make it simpler, or split it',
-          },
-        ],
-        warnings: [],
-      }));
-    }
-    open.forEach(({ text, study }, at) => {
-      const { errors, warnings } = judged[at] as Judged;
-      const { priority, obligations, wrong } = parseAnnotations(
-        study.annotations,
-        study.effect,
-        '',
-      );
-      const annotations: Problem[] = wrong.map(({ annotation, what, suggestion }) => ({
-        severity: 'error',
-        where: placeOf(text, Math.max(0, text.indexOf(`@${annotation}`))),
-        what,
-        ...(suggestion === undefined ? {} : { suggestion }),
-      }));
-      found.set(
-        text,
-        errors.length + annotations.length > 0
-          ? rejected([...errors, ...annotations])
-          : { ok: true, study, priority, obligations, warnings: dedupe(warnings) },
-      );
-    });
-  }
-  return pieces.map(({ text }) => remember(text, found.get(text) as Studied));
+    return remember(
+      text,
+      errors.length + annotations.length > 0
+        ? rejected([...errors, ...annotations])
+        : { ok: true, study, priority, obligations, warnings: dedupe(warnings) },
+    );
+  });
 }

@@ -5,7 +5,7 @@ import { limits } from './limits.ts';
 import { Pieces } from './pieces.ts';
 import { parsePolicyDocument } from './policy-document.ts';
 import { type Problem, placeOf, problemAt } from './problems.ts';
-import { type Studied, studyBatch } from './study.ts';
+import { judge, read, type Studied, type Unjudged } from './study.ts';
 
 /** One policy of Cedar's text, with where it came from. */
 export interface SourcePolicy {
@@ -111,24 +111,41 @@ export function policiesOfDocument(
 /** What was found about each policy, in pieces that leave the event loop room. */
 export async function studyAll(policies: readonly SourcePolicy[]): Promise<Studied[]> {
   const pieces = new Pieces();
-  const found: Studied[] = [];
-  let batch: Piece[] = [];
-  let letters = 0;
-  const flush = async () => {
-    found.push(...studyBatch(batch));
-    batch = [];
-    letters = 0;
-    await pieces.rest();
-  };
+  const found = new Map<string, Studied>();
+  const waiting = new Map<string, Map<string, Unjudged>>();
   for (const { piece } of policies) {
-    batch.push(piece);
-    letters += piece.text.length;
-    if (batch.length >= limits.validationBatch || letters > limits.policyTextMaxLength / 4) {
-      await flush();
+    if (found.has(piece.text)) continue;
+    const one = read(piece.text);
+    if ('ok' in one) found.set(piece.text, one);
+    else {
+      const key = JSON.stringify(one.environments);
+      const group = waiting.get(key) ?? new Map<string, Unjudged>();
+      group.set(piece.text, one);
+      waiting.set(key, group);
     }
+    await pieces.rest();
   }
-  if (batch.length > 0) await flush();
-  return found;
+  for (const group of waiting.values()) {
+    let batch: Unjudged[] = [];
+    let nodes = 0;
+    const flush = async () => {
+      for (const [at, studied] of judge(batch).entries()) {
+        found.set((batch[at] as Unjudged).text, studied);
+      }
+      batch = [];
+      nodes = 0;
+      await pieces.rest();
+    };
+    for (const one of group.values()) {
+      batch.push(one);
+      nodes += one.study.nodes;
+      if (batch.length >= limits.validationBatch || nodes > limits.validationBatchNodes) {
+        await flush();
+      }
+    }
+    if (batch.length > 0) await flush();
+  }
+  return policies.map(({ piece }) => found.get(piece.text) as Studied);
 }
 
 /**

@@ -2,6 +2,7 @@
  * What a policy may speak of: who asks, what is asked for, of what, and in which circumstances. One
  * table from which Cedar's schema is written. The actions are those of the agent's API.
  */
+import type { NamespaceDefinition, SchemaJson } from '@cedar-policy/cedar-wasm/nodejs';
 import { type AgentAction, agentActions } from '@keystead/contracts/agent-api/actions';
 
 export const principalTypes = {
@@ -100,34 +101,26 @@ export const timeZones = (): string[] => {
 
 const localTime = '{ year: Long, month: Long, day: Long, weekday: Long, minuteOfDay: Long }';
 
-/**
- * Cedar's schema for policies that name these actions, principal types and time zones. Actions on
- * the same kinds of resource are alike to the type checker, and so are all types of principal; so one
- * stands for those that a policy does not name, and checking takes a tenth of the time.
- */
-export function schemaText(needed?: {
-  actions: ReadonlySet<string>;
-  principals: ReadonlySet<string>;
-  zones: ReadonlySet<string>;
-}): string {
-  const zonesNamed = [...(needed?.zones ?? [])].filter(isTimeZone).sort();
-  const principals = needed
-    ? standing(principalTypeNames, needed.principals, () => '')
-    : principalTypeNames;
-  const actions = needed
-    ? standing(agentActions, needed.actions, (action) =>
-        resourceTypesOf(action as AgentAction).join(),
-      )
-    : agentActions;
+/** What a schema must let a policy be checked against. */
+export interface Environments {
+  /** Named by the policy; each has to be declared. */
+  declared: readonly string[];
+  actions: readonly string[];
+  principals: readonly string[];
+  zones: readonly string[];
+}
+
+/** Cedar's schema, with the clocks of these time zones. */
+export function schemaText(zones: readonly string[]): string {
   return `
 entity Role;
-entity ${principals.join(', ')} in [Role] = { name: String } tags String;
+entity ${principalTypeNames.join(', ')} in [Role] = { name: String } tags String;
 entity Vault = { name: String, tags: Set<String>, vault: Vault } tags String;
 entity Namespace in [Vault] = { name: String, tags: Set<String>, owner?: String, vault: Vault, namespace: Namespace } tags String;
 entity Secret in [Namespace] = { name: String, tags: Set<String>, vault: Vault, namespace: Namespace } tags String;
 type Context = {
   time: { now: datetime, zone: String, year: Long, month: Long, day: Long, weekday: Long, minuteOfDay: Long },
-  clock: { ${zonesNamed.map((zone) => `"${zone}": ${localTime}`).join(', ')} },
+  clock: { ${zones.map((zone) => `"${zone}": ${localTime}`).join(', ')} },
   address?: ipaddr,
   networks: Set<String>,
   authentication: { method: String, ageSeconds: Long },
@@ -136,21 +129,78 @@ type Context = {
   useCount: Long,
   matches: Set<String>,
 };
-${actions
+${agentActions
   .map(
     (action) =>
-      `action "${action}" appliesTo { principal: [${principals.join(', ')}], resource: [${resourceTypesOf(action as AgentAction).join(', ')}], context: Context };`,
+      `action "${action}" appliesTo { principal: [${principalTypeNames.join(', ')}], resource: [${resourceTypesOf(action).join(', ')}], context: Context };`,
   )
   .join('\n')}
 `;
 }
 
+/** That part of the schema, as JSON, which the type checker needs for these environments. */
+export function schemaFor(
+  whole: SchemaJson<string>,
+  environments: Environments,
+): SchemaJson<string> {
+  const all = whole[''] as NamespaceDefinition<string>;
+  const context = all.commonTypes?.Context as unknown as {
+    attributes: Record<string, unknown> & { time: { attributes: Record<string, unknown> } };
+  };
+  const { now, zone, ...local } = context.attributes.time.attributes;
+  const clock: Record<string, unknown> = {};
+  for (const name of environments.zones) clock[name] = { type: 'Record', attributes: local };
+  const actions: Record<string, unknown> = {};
+  for (const action of environments.declared) actions[action] = {};
+  for (const action of environments.actions) {
+    const { appliesTo } = all.actions[action] as { appliesTo: object };
+    actions[action] = { appliesTo: { ...appliesTo, principalTypes: environments.principals } };
+  }
+  return {
+    '': {
+      entityTypes: all.entityTypes,
+      commonTypes: {
+        Context: {
+          ...context,
+          attributes: { ...context.attributes, clock: { type: 'Record', attributes: clock } },
+        },
+      },
+      actions,
+    } as unknown as NamespaceDefinition<string>,
+  };
+}
+
+/**
+ * The fewest environments that show all there is to see of a policy. Actions that are done to the same
+ * kinds of thing are alike to the type checker, and so are all types of principal: of those that the
+ * conditions do not tell apart, one stands for all.
+ */
+export function environmentsOf(policy: {
+  /** Of the scope; undefined: all. */
+  actions: readonly string[] | undefined;
+  /** That conditions name. */
+  namedActions: ReadonlySet<string>;
+  namedPrincipals: ReadonlySet<string>;
+  zones: ReadonlySet<string>;
+}): Environments {
+  const { namedActions, namedPrincipals } = policy;
+  const possible = agentActions.filter((action) => policy.actions?.includes(action) ?? true);
+  return {
+    declared: agentActions.filter(
+      (action) => policy.actions?.includes(action) || namedActions.has(action),
+    ),
+    actions: oneOfEach(possible, namedActions, (action) => resourceTypesOf(action).join()),
+    principals: oneOfEach(principalTypeNames, namedPrincipals, () => ''),
+    zones: [...policy.zones].filter(isTimeZone).sort(),
+  };
+}
+
 /** Those that are named, and of the others one for each way they differ in. */
-function standing(
-  all: readonly string[],
+function oneOfEach<T extends string>(
+  all: readonly T[],
   named: ReadonlySet<string>,
-  way: (name: string) => string,
-): string[] {
+  way: (name: T) => string,
+): T[] {
   const seen = new Set<string>();
   return all.filter((name) => {
     if (named.has(name)) return true;

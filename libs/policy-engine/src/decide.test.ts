@@ -1,0 +1,89 @@
+import { randomInt } from 'node:crypto';
+import { expect, test } from 'vitest';
+import { compile } from './compile.ts';
+import { decide } from './decide.ts';
+import {
+  Dice,
+  PlainSet,
+  plainCedar,
+  randomRequest,
+  randomSet,
+  wholeCall,
+} from './plain-cedar.fixture.ts';
+import { schemaText } from './vocabulary.ts';
+
+const isProof = process.env.KEYSTEAD_PROVE === 'full';
+const runs = Number(process.env.KEYSTEAD_RUNS ?? (isProof ? 1_000_000 : 1_500));
+const requestsPerSet = isProof ? 500 : 150;
+
+test('decides like plain Cedar, whatever was sliced away, left out or remembered', async () => {
+  const seed = Number(process.env.KEYSTEAD_SEED ?? randomInt(2 ** 31));
+  console.log(`policies decided like plain Cedar: seed ${seed}, ${runs} decisions`);
+  const seen = new Map<string, number>();
+  let remembered = 0;
+  let failures = 0;
+  for (let done = 0, at = 0; done < runs; at += 1) {
+    const setSeed = seed + at;
+    const dice = new Dice(setSeed);
+    const set = randomSet(dice);
+    const compiled = await compile(set);
+    if (!compiled.ok) throw new Error(`seed ${setSeed}: ${JSON.stringify(compiled.problems[0])}`);
+    const plain = new PlainSet(set);
+    const earlier: ReturnType<typeof randomRequest>[] = [];
+    for (let request = 0; request < requestsPerSet && done < runs; request += 1, done += 1) {
+      // Equal and nearly equal questions come again: only then is anything remembered.
+      const again = earlier.length > 0 && dice.chance(0.5) ? dice.one(earlier) : undefined;
+      const fresh = randomRequest(dice);
+      const asked = again
+        ? {
+            ...again,
+            context: dice.chance(0.5)
+              ? again.context
+              : { ...again.context, useCount: fresh.context.useCount, atMs: fresh.context.atMs },
+          }
+        : fresh;
+      earlier.push(asked);
+      const ours = decide(compiled.value, asked);
+      const theirs = plain.judge(asked);
+      const mine = {
+        decision: ours.decision,
+        reason: ours.reason,
+        policyIds: ours.policyIds,
+        failed: ours.errors.map(({ policyId }) => policyId).sort(),
+      };
+      if (JSON.stringify(mine) !== JSON.stringify(theirs)) {
+        expect(mine, `seed ${setSeed}: ${JSON.stringify({ asked, set })}`).toEqual(theirs);
+      }
+      seen.set(ours.reason, (seen.get(ours.reason) ?? 0) + 1);
+      failures += ours.errors.length;
+    }
+    remembered += compiled.value.counts.remembered;
+    compiled.value.close();
+  }
+  console.log(
+    `  ${JSON.stringify(Object.fromEntries(seen))}, ${remembered} remembered, ${failures} policies failed`,
+  );
+  // The comparison says something only where all kinds of answers occur.
+  for (const reason of ['permitted', 'forbidden', 'not_permitted', 'policy_failed']) {
+    expect(seen.get(reason), reason).toBeGreaterThan(runs / 500);
+  }
+  expect(remembered).toBeGreaterThan(runs / 10);
+});
+
+test('hands Cedar requests that fit the schema', () => {
+  const dice = new Dice(7);
+  const schema = schemaText(['Europe/Berlin', 'Asia/Kolkata', 'UTC', 'America/St_Johns']);
+  for (let at = 0; at < 20; at += 1) {
+    const { namespace, ...call } = wholeCall(randomRequest(dice));
+    const answer = plainCedar.isAuthorized({
+      ...call,
+      schema,
+      validateRequest: true,
+      policies: { staticPolicies: 'permit(principal, action, resource);' },
+    });
+    expect(answer, JSON.stringify(call)).toMatchObject({
+      type: 'success',
+      response: { decision: 'allow' },
+    });
+  }
+});
