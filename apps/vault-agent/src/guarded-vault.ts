@@ -110,9 +110,9 @@ export class GuardedVault {
   /** Everything that can be asked of it over HTTP. */
   handlers(): AgentHandler[] {
     const { book, apiKeys, roles } = this;
-    const { keys, namespaces, secrets } = this.vault;
+    const { keys, namespaces, secrets, transfer } = this.vault;
     return [
-      ...namespaceHandlers(namespaces),
+      ...namespaceHandlers(namespaces, transfer),
       ...secretHandlers(secrets),
       ...keyHandlers(keys),
       ...accessHandlers({ book, apiKeys, roles }),

@@ -113,7 +113,8 @@ export class NamespaceChanges {
   }
 }
 
-async function writeCounters(change: NamespaceChange): Promise<void> {
+/** The last query of a change. */
+export async function writeCounters(change: NamespaceChange): Promise<void> {
   const { queries, namespace, counters, revision } = change;
   await queries
     .updateTable('namespace')

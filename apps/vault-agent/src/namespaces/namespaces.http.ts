@@ -1,6 +1,8 @@
 import * as contract from '@keystead/contracts/agent-api/namespaces';
 import { type AgentHandler, handler } from '../http/handler.ts';
+import { identityOf, recipientOf } from './archive-keys.ts';
 import type { Namespaces } from './namespaces.ts';
+import type { Transfer } from './transfer.ts';
 
 interface NamespaceParams {
   params: { namespace: string };
@@ -12,7 +14,7 @@ const makes = ({ body }: { body: { to: string } }) => [
   { action: 'namespace.create' as const, resource: { namespace: body.to } },
 ];
 
-export function namespaceHandlers(namespaces: Namespaces): AgentHandler[] {
+export function namespaceHandlers(namespaces: Namespaces, transfer: Transfer): AgentHandler[] {
   return [
     handler(contract.createNamespace, {
       resource: ({ body }) => ({ namespace: body.name }),
@@ -53,6 +55,27 @@ export function namespaceHandlers(namespaces: Namespaces): AgentHandler[] {
     handler(contract.readAccessLog, {
       resource: about,
       run: (_caller, { params, query }) => namespaces.accessLog(params.namespace, query),
+    }),
+    handler(contract.exportNamespace, {
+      resource: about,
+      run: async (_caller, { params, body }) => ({
+        contentType: 'application/octet-stream',
+        fileName: `${params.namespace}.keystead`,
+        content: await transfer.export(params.namespace, recipientOf(body)),
+      }),
+    }),
+    handler(contract.importNamespace, {
+      resource: about,
+      also: ({ params, query }) =>
+        query.createNamespace === 'true'
+          ? [{ action: 'namespace.create' as const, resource: { namespace: params.namespace } }]
+          : [],
+      run: (caller, { params, query }, { body, headers }) =>
+        transfer.import(caller, params.namespace, body, identityOf(headers), {
+          existing: query.existing,
+          createNamespaces: query.createNamespace === 'true',
+          dryRun: query.dryRun === 'true',
+        }),
     }),
   ];
 }

@@ -13,7 +13,7 @@ import type { AgentInput } from '@keystead/contracts/agent-api/operation';
 import { secretLimits } from '@keystead/contracts/agent-api/secret-limits';
 import { ServiceError } from '@keystead/contracts/errors';
 import { newUuid, toId } from '@keystead/contracts/ids';
-import { isDuplicate, type Queries } from '@keystead/vault-store/sql/sql-store';
+import { isDuplicate, type Queries, type SqlKind } from '@keystead/vault-store/sql/sql-store';
 import { type Selectable, sql } from 'kysely';
 import type { Caller } from '../access/caller.ts';
 import { type KeyRing, MasterChanged, type NewKey } from '../keys/key-ring.ts';
@@ -362,24 +362,8 @@ export class Namespaces {
     }
   }
 
-  async #insert(queries: Queries<AgentSchema>, row: NamespaceRow, key: NewKey): Promise<void> {
-    const vault = await lockVault(this.#store.kind, queries);
-    if (vault.namespace_count >= this.#namespacesMax) {
-      throw new ServiceError('limit_reached', {
-        detail: `The vault holds ${this.#namespacesMax} namespaces, its maximum`,
-      });
-    }
-    await queries.insertInto('namespace').values(row).execute();
-    await queries
-      .insertInto('namespace_access')
-      .values({ namespace_id: row.id, access_count: 0, last_accessed_at_ms: 0 })
-      .execute();
-    await this.#keys.addKey(queries, row.id, key);
-    await queries
-      .updateTable('vault_state')
-      .set({ namespace_count: vault.namespace_count + 1 })
-      .where('only', '=', 1)
-      .execute();
+  #insert(queries: Queries<AgentSchema>, row: NamespaceRow, key: NewKey): Promise<void> {
+    return insertNamespace(queries, this.#store.kind, this.#keys, row, key, this.#namespacesMax);
   }
 
   async #copySecrets(
@@ -480,6 +464,37 @@ export class Namespaces {
     if (row === undefined) throw noSuchNamespace(name);
     return row;
   }
+}
+
+/**
+ * Stores a new namespace with its key, under the lock that master keys are replaced under.
+ * @throws ServiceError `limit_reached`, MasterChanged
+ */
+export async function insertNamespace(
+  queries: Queries<AgentSchema>,
+  kind: SqlKind,
+  keys: KeyRing,
+  row: NamespaceRow,
+  key: NewKey,
+  namespacesMax: number = secretLimits.namespacesMax,
+): Promise<void> {
+  const vault = await lockVault(kind, queries);
+  if (vault.namespace_count >= namespacesMax) {
+    throw new ServiceError('limit_reached', {
+      detail: `The vault holds ${namespacesMax} namespaces, its maximum`,
+    });
+  }
+  await queries.insertInto('namespace').values(row).execute();
+  await queries
+    .insertInto('namespace_access')
+    .values({ namespace_id: row.id, access_count: 0, last_accessed_at_ms: 0 })
+    .execute();
+  await keys.addKey(queries, row.id, key);
+  await queries
+    .updateTable('vault_state')
+    .set({ namespace_count: vault.namespace_count + 1 })
+    .where('only', '=', 1)
+    .execute();
 }
 
 /** Removes every row of a namespace. */

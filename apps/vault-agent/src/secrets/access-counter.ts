@@ -239,7 +239,7 @@ function addCounts(kind: SqlKind, table: string, key: string, rows: number): str
   if (kind === 'mysql') {
     const first = 'select ? as id, ? as n, ? as at_ms';
     const lines = [first, ...new Array(rows - 1).fill('select ?, ?, ?')].join(' union all ');
-    return `update ${table} as a join (${lines}) as v on a.${key} = v.id collate ascii_bin
+    return `update ${table} as a join (${lines}) as v on a.${key} = convert(v.id using ascii) collate ascii_bin
       set a.access_count = a.access_count + v.n,
         a.last_accessed_at_ms = greatest(a.last_accessed_at_ms, v.at_ms)`;
   }

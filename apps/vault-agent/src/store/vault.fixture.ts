@@ -54,8 +54,9 @@ export async function closeVault(vault: Vault): Promise<void> {
   await vault.close();
 }
 
-export async function closeVaults(): Promise<void> {
+export async function closeVaults(options: { keepFolders?: boolean } = {}): Promise<void> {
   await Promise.all(opened.splice(0).map((vault) => vault.close()));
+  if (options.keepFolders) return;
   for (const folder of folders.splice(0)) rmSync(folder, { recursive: true, force: true });
 }
 

@@ -1,10 +1,13 @@
 /** Everything that keeps secrets, put together on one store. */
+import { tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
 import type { KeyProvider } from '@keystead/envelope/key-provider';
 import type { SqlOptions } from '@keystead/vault-store/sql/sql-store';
 import { KeyRing } from '../keys/key-ring.ts';
 import { NamespaceChanges } from '../namespaces/namespace-change.ts';
 import { NamespaceDirectory } from '../namespaces/namespace-directory.ts';
 import { Namespaces } from '../namespaces/namespaces.ts';
+import { Transfer } from '../namespaces/transfer.ts';
 import { AccessCounter } from '../secrets/access-counter.ts';
 import { Secrets } from '../secrets/secrets.ts';
 import { ValueCache, type ValueCacheOptions } from '../secrets/value-cache.ts';
@@ -15,6 +18,11 @@ export interface VaultOptions {
   sql: SqlOptions;
   /** The vault uses it; whoever opened it closes it. */
   provider: KeyProvider;
+  /**
+   * Where archives lie, sealed, while they are imported; `imports` beside a file of SQLite by default,
+   * else in the system's folder for such things.
+   */
+  folder?: string;
   /** Of the other domains. */
   migrations?: readonly Migration[];
   cache?: Partial<ValueCacheOptions>;
@@ -32,6 +40,11 @@ const cacheDefaults: ValueCacheOptions = {
   plaintextTtlMs: 0,
 };
 
+function folderFor(sql: SqlOptions): string {
+  if (sql.kind === 'sqlite' && sql.file !== ':memory:') return join(dirname(sql.file), 'imports');
+  return join(tmpdir(), `keystead-imports-${process.pid}`);
+}
+
 export class Vault {
   readonly store: AgentStore;
   readonly keys: KeyRing;
@@ -41,6 +54,7 @@ export class Vault {
   readonly cache: ValueCache;
   readonly secrets: Secrets;
   readonly namespaces: Namespaces;
+  readonly transfer: Transfer;
 
   private constructor(store: AgentStore, keys: KeyRing, options: VaultOptions) {
     const { onError, now } = options;
@@ -63,6 +77,7 @@ export class Vault {
       answerFromCacheMs: options.answerFromCacheMs ?? 60_000,
     });
     this.namespaces = new Namespaces({ ...parts, accesses: this.accesses });
+    this.transfer = new Transfer({ ...parts, folder: options.folder ?? folderFor(options.sql) });
   }
 
   /** @throws StoreTooNew, KeyProviderError, or what the database says */

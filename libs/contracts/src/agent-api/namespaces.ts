@@ -220,13 +220,15 @@ export const importNamespace = agentOperation('namespaces.import', {
   method: 'POST',
   path: '/v1/namespaces/{namespace}/import',
   summary:
-    'Read an encrypted archive into a namespace, all or nothing; the passphrase or identity comes in the header keystead-archive-key',
+    'Read an encrypted archive into a namespace, all or nothing; the header keystead-archive-key holds the identity, or the passphrase in base64',
   tag: group,
   action: 'namespace.import',
   params: byName,
   query: z.strictObject({
     /** What happens to a secret that is there already. */
     existing: z.enum(['fail', 'skip', 'replace']).default('fail'),
+    /** `true`: a namespace that is missing is made as the archive describes it. */
+    createNamespace: z.enum(['true', 'false']).default('false'),
     /** `true`: everything is checked and nothing written. */
     dryRun: z.enum(['true', 'false']).default('false'),
   }),
