@@ -129,7 +129,7 @@ export async function checkWithoutServers(tally: Tally): Promise<boolean> {
   const optional = [
     ['Borders between projects', tool('boundaries')],
     ['Topology', tool('topology', '--check')],
-    ['openapi.json', tool('openapi')],
+    ['openapi.json and openapi-agent.json', tool('openapi')],
   ] as const;
   for (const [title, { file, run: work }] of optional) {
     if (existsSync(file)) await tally.check(title, work);

@@ -17,6 +17,7 @@ import {
 } from './configuration.ts';
 import type { GuardedVault } from './guarded-vault.ts';
 import { CursorSeal } from './http/cursor-seal.ts';
+import { serveDocs } from './http/docs.http.ts';
 import { type HealthSource, serveHealth } from './http/health.http.ts';
 import { httpLimits } from './http/http-limits.ts';
 import { HttpServer, type TlsFiles } from './http/http-server.ts';
@@ -83,6 +84,7 @@ export class AgentHttp {
       registry,
       metricsPath: monitoring.metrics_enabled ? monitoring.prometheus_endpoint : undefined,
     });
+    serveDocs(this.#server);
     serveOperations(guarded.handlers(), {
       server: this.#server,
       authenticator: this.#authenticator,

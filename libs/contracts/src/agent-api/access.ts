@@ -177,3 +177,15 @@ export const readCaller = agentOperation('caller.read', {
     permissions: z.array(permission),
   }),
 });
+
+export const accessOperations = [
+  createApiKey,
+  listApiKeys,
+  readApiKey,
+  revokeApiKey,
+  listRoles,
+  readRole,
+  putRole,
+  deleteRole,
+  readCaller,
+];

@@ -1,0 +1,20 @@
+/** Every operation of the agent's own API. What is not in here is not in its OpenAPI document. */
+import { accessOperations } from './access.ts';
+import { auditOperations } from './audit.ts';
+import { keyOperations } from './keys.ts';
+import { namespaceOperations } from './namespaces.ts';
+import type { AgentOperation } from './operation.ts';
+import { rotationOperations } from './rotation.ts';
+import { secretOperations } from './secrets.ts';
+
+export const agentOperations: readonly AgentOperation[] = [
+  ...namespaceOperations,
+  ...secretOperations,
+  ...rotationOperations,
+  ...keyOperations,
+  ...auditOperations,
+  ...accessOperations,
+];
+
+const ids = new Set(agentOperations.map(({ id }) => id));
+if (ids.size !== agentOperations.length) throw new Error('two operations of the agent have one id');
