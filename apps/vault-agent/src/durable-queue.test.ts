@@ -2,10 +2,16 @@ import { spawn } from 'node:child_process';
 import { mkdtempSync, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { DatabaseSync } from 'node:sqlite';
+import {
+  AuditHead,
+  OperationCounts,
+  SecurityNotice,
+} from '@keystead/agent-protocol/generated/keystead/agent/v1/session';
 import { newUuid } from '@keystead/contracts/ids';
 import fc from 'fast-check';
 import { afterEach, expect, test } from 'vitest';
-import { DurableQueue, QueueInUse } from './durable-queue.ts';
+import { DurableQueue, type EventKind, eventRanks, QueueInUse } from './durable-queue.ts';
 
 const open: DurableQueue[] = [];
 afterEach(() => {
@@ -83,6 +89,97 @@ test('what a full queue cannot keep is counted, and the count is told when there
       },
     },
   ]);
+});
+
+const none = new Uint8Array();
+const usage = (number: number): EventKind => ({
+  $case: 'operationCounts',
+  value: { ...OperationCounts.decode(none), periodStartUnixMs: number },
+});
+const head = (sequence: number): EventKind => ({
+  $case: 'auditHead',
+  value: { ...AuditHead.decode(none), sequence },
+});
+const notice = (count: number): EventKind => ({
+  $case: 'securityNotice',
+  value: { ...SecurityNotice.decode(none), count },
+});
+const kindsOf = (queue: DurableQueue) =>
+  queue.after(0, 10_000).map(({ event }) => event.kind as EventKind);
+
+test('usage makes room first, then what else happened, then old heads of the audit; notices never', () => {
+  const queue = begin(freshFile(), newUuid(), 4);
+  expect(queue.append(usage(1), 1)).toBe(true);
+  expect(queue.append(usage(2), 2)).toBe(true);
+  // Usage fills at most half: the newer in the place of the oldest.
+  expect(queue.append(usage(3), 3)).toBe(true);
+  expect(kindsOf(queue)).toEqual([usage(2), usage(3)]);
+  queue.append(jump(1), 4);
+  queue.append(jump(2), 5);
+  queue.append(head(1), 6);
+  expect(kindsOf(queue)).toEqual([usage(3), jump(1), jump(2), head(1)]);
+  queue.append(jump(3), 7);
+  expect(kindsOf(queue)).toEqual([jump(1), jump(2), head(1), jump(3)]);
+  expect(queue.append(jump(4), 8)).toBe(false);
+  expect(queue.append(usage(4), 9)).toBe(false);
+  queue.append(notice(1), 10);
+  queue.append(head(2), 11);
+  expect(kindsOf(queue)).toEqual([head(1), jump(3), notice(1), head(2)]);
+  queue.append(head(3), 12);
+  expect(kindsOf(queue)).toEqual([head(1), notice(1), head(2), head(3)]);
+  queue.append(head(4), 13);
+  queue.append(notice(2), 14);
+  queue.append(notice(3), 15);
+  queue.append(notice(4), 16);
+  expect(kindsOf(queue)).toEqual([notice(1), notice(2), notice(3), notice(4)]);
+  expect(queue.append(notice(5), 17)).toBe(false);
+  expect(queue.append(head(5), 18)).toBe(false);
+  expect(queue.refused).toBe(14);
+});
+
+test('whatever comes, the queue is bounded, and nothing of less worth stays at the cost of more', () => {
+  const makers = [usage, jump, head, notice];
+  fc.assert(
+    fc.property(
+      fc.array(fc.nat({ max: 3 }), { maxLength: 60 }),
+      fc.integer({ min: 2, max: 12 }),
+      (ranks, maxEvents) => {
+        const queue = begin(freshFile(), newUuid(), maxEvents);
+        const came = [0, 0, 0, 0];
+        for (const [number, rank] of ranks.entries()) {
+          queue.append((makers[rank] as typeof usage)(number + 1), number);
+          came[rank] = (came[rank] ?? 0) + 1;
+        }
+        const kept = eventRanks.map((rank) => queue.waitingOf(rank));
+        expect(queue.waiting).toBeLessThanOrEqual(maxEvents);
+        expect(queue.waiting).toBe(kindsOf(queue).length);
+        expect(kept[3]).toBe(Math.min(came[3] ?? 0, maxEvents));
+        expect(kept[2]).toBe(Math.min(came[2] ?? 0, maxEvents - (kept[3] ?? 0)));
+        // The newest head is always among those that are kept.
+        const heads = ranks.flatMap((rank, number) => (rank === 2 ? [number + 1] : []));
+        if ((kept[2] ?? 0) > 0) expect(kindsOf(queue)).toContainEqual(head(heads.at(-1) ?? 0));
+        expect(queue.refused + queue.waiting).toBe(ranks.length);
+        end(queue);
+      },
+    ),
+    { numRuns: 40 },
+  );
+});
+
+test('a queue of the version before is gone on with', () => {
+  const file = freshFile();
+  const queue = begin(file);
+  queue.append(jump(1), 1);
+  queue.append(jump(2), 2);
+  end(queue);
+  const database = new DatabaseSync(file);
+  database.exec(`drop index event_by_rank; alter table event drop column rank;
+    pragma user_version = 1;`);
+  database.close();
+  const later = begin(file);
+  expect(jumpsOf(later)).toEqual([1, 2]);
+  later.append(jump(3), 3);
+  expect(later.waitingOf('ordinary')).toBe(3);
 });
 
 test('the count of a full queue survives a restart', () => {

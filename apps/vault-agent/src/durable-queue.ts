@@ -3,9 +3,13 @@
  * receipt, under the sequence that their run gave them, so that a replay is the same message.
  *
  * Written through before `append` answers (WAL, synchronous FULL). One process at a time: the lock
- * is the operating system's and goes with the process, however that ends. Bounded: when the queue
- * is full, what comes is counted instead of kept, with the first and last time; when there is room
- * again the count itself becomes an event.
+ * is the operating system's and goes with the process, however that ends.
+ *
+ * Bounded. What is less worth makes room for what is worth more, the oldest first: usage, then what
+ * else happened, then heads of the audit; what people must be told of makes room for nothing. Usage fills
+ * at most half, and makes room for newer usage there. A head covers all entries before it, so that of
+ * heads the newest matters most. What was dropped or could not be kept is counted, with the first and
+ * last time; when there is room again the count itself becomes an event.
  */
 import { chmodSync, existsSync } from 'node:fs';
 import { dirname } from 'node:path';
@@ -37,7 +41,28 @@ export class QueueInUse extends Error {
   }
 }
 
-const schemaVersion = 1;
+const schemaVersion = 2;
+
+/** What an event is worth when there is no room for all. */
+export const eventRanks = ['usage', 'ordinary', 'auditHead', 'notice'] as const;
+export type EventRank = (typeof eventRanks)[number];
+
+export function rankOf(kind: EventKind): EventRank {
+  switch (kind.$case) {
+    case 'operationCounts':
+      return 'usage';
+    case 'auditHead':
+      return 'auditHead';
+    case 'securityNotice':
+    case 'queueOverflowed':
+      return 'notice';
+    default:
+      return 'ordinary';
+  }
+}
+
+/** The part of the queue that usage may fill. */
+const usageShare = 0.5;
 
 export class DurableQueue {
   readonly #database: DatabaseSync;
@@ -47,7 +72,8 @@ export class DurableQueue {
   readonly #remove: StatementSync;
   readonly #after: StatementSync;
   readonly #overflow: StatementSync;
-  #waiting: number;
+  readonly #removeOldest: StatementSync;
+  #waiting: Record<EventRank, number>;
   #refused = 0;
   /** The run before this one. */
   readonly previousRun: Run | undefined;
@@ -96,42 +122,58 @@ export class DurableQueue {
     this.#database.exec(`delete from run where boot_id not in (select boot_id from event)
       and position <= (select max(position) - 20 from run)`);
     this.#insert = this.#database.prepare(
-      `insert into event (boot_id, sequence, content)
-       select boot_id, next_sequence, ? from run where boot_id = ? returning sequence`,
+      `insert into event (boot_id, sequence, rank, content)
+       select boot_id, next_sequence, ?, ? from run where boot_id = ? returning sequence`,
     );
-    this.#remove = this.#database.prepare('delete from event where boot_id = ? and sequence = ?');
+    this.#remove = this.#database.prepare(
+      'delete from event where boot_id = ? and sequence = ? returning rank',
+    );
+    this.#removeOldest = this.#database.prepare(
+      `delete from event where position =
+         (select position from event where rank = ? order by position limit 1)`,
+    );
     this.#after = this.#database.prepare(
       `select position, boot_id, sequence, content from event
        where position > ? order by position limit ?`,
     );
     this.#overflow = this.#database.prepare(
       `update overflow set count = count + 1,
-         first_at_ms = case when count = 0 then ?1 else first_at_ms end, last_at_ms = ?1`,
+         first_at_ms = case when count = 0 then ?1 else min(first_at_ms, ?1) end,
+         last_at_ms = max(last_at_ms, ?1)`,
     );
-    this.#waiting = Number(
-      (this.#database.prepare('select count(*) as waiting from event').get() as { waiting: number })
-        .waiting,
-    );
+    this.#waiting = { usage: 0, ordinary: 0, auditHead: 0, notice: 0 };
+    for (const { rank, waiting } of this.#database
+      .prepare('select rank, count(*) as waiting from event group by rank')
+      .all() as { rank: number; waiting: number }[]) {
+      this.#waiting[eventRanks[rank] ?? 'ordinary'] += waiting;
+    }
   }
 
   /** Events that wait for a receipt. */
   get waiting(): number {
-    return this.#waiting;
+    const { usage, ordinary, auditHead, notice } = this.#waiting;
+    return usage + ordinary + auditHead + notice;
   }
 
-  /** Events of this run that were counted instead of kept. */
+  /** Those of one rank. */
+  waitingOf(rank: EventRank): number {
+    return this.#waiting[rank];
+  }
+
+  /** Events that were counted in this run instead of kept: refused, or dropped for worthier ones. */
   get refused(): number {
     return this.#refused;
   }
 
   get isFull(): boolean {
-    return this.#waiting >= this.#maxEvents;
+    return this.waiting >= this.#maxEvents;
   }
 
   /** Whether the event is kept: it is on the disk then. Counted otherwise. */
   append(kind: EventKind, occurredAtUnixMs: number): boolean {
     return this.#transaction(() => {
-      if (this.isFull) {
+      const rank = rankOf(kind);
+      if (!this.#makeRoom(rank)) {
         this.#overflow.run(occurredAtUnixMs);
         this.#refused += 1;
         return false;
@@ -139,6 +181,29 @@ export class DurableQueue {
       this.#insertEvent(kind, occurredAtUnixMs);
       return true;
     });
+  }
+
+  /** Whether there is room for one more of the rank, if need be by dropping one of less worth. */
+  #makeRoom(rank: EventRank): boolean {
+    const usageMax = Math.floor(this.#maxEvents * usageShare);
+    if (rank === 'usage' && this.#waiting.usage >= usageMax) return this.#drop('usage');
+    if (!this.isFull) return true;
+    const lesser = eventRanks.slice(0, eventRanks.indexOf(rank));
+    const victim = lesser.find((each) => this.#waiting[each] > 0);
+    if (victim !== undefined) return this.#drop(victim);
+    return rank === 'auditHead' && this.#drop('auditHead');
+  }
+
+  #drop(rank: EventRank): boolean {
+    const oldest = this.#database
+      .prepare('select content from event where rank = ? order by position limit 1')
+      .get(eventRanks.indexOf(rank)) as { content: Uint8Array } | undefined;
+    if (oldest === undefined) return false;
+    this.#removeOldest.run(eventRanks.indexOf(rank));
+    this.#overflow.run(Event.decode(oldest.content).occurredAtUnixMs);
+    this.#waiting[rank] -= 1;
+    this.#refused += 1;
+    return true;
   }
 
   /** The oldest events after a position, in the order of their arrival. */
@@ -160,10 +225,10 @@ export class DurableQueue {
   /** The control plane has these: they are forgotten. */
   receipt(bootId: string, sequences: number[], nowUnixMs: number): void {
     this.#transaction(() => {
-      let removed = 0;
-      for (const sequence of sequences)
-        removed += Number(this.#remove.run(bootId, sequence).changes);
-      this.#waiting -= removed;
+      for (const sequence of sequences) {
+        const removed = this.#remove.get(bootId, sequence) as { rank: number } | undefined;
+        if (removed !== undefined) this.#waiting[eventRanks[removed.rank] ?? 'ordinary'] -= 1;
+      }
       this.#tellOverflow(nowUnixMs);
     });
   }
@@ -190,11 +255,12 @@ export class DurableQueue {
 
   #insertEvent(kind: EventKind, occurredAtUnixMs: number): void {
     const content = Event.encode({ occurredAtUnixMs, kind }).finish();
-    this.#insert.get(content, this.#bootId);
+    const rank = rankOf(kind);
+    this.#insert.get(eventRanks.indexOf(rank), content, this.#bootId);
     this.#database
       .prepare('update run set next_sequence = next_sequence + 1 where boot_id = ?')
       .run(this.#bootId);
-    this.#waiting += 1;
+    this.#waiting[rank] += 1;
   }
 
   /** When there is room again, says what could not be kept. */
@@ -223,7 +289,8 @@ export class DurableQueue {
   }
 
   #transaction<T>(work: () => T): T {
-    const before = this.#waiting;
+    const before = { ...this.#waiting };
+    const refused = this.#refused;
     this.#database.exec('begin immediate');
     try {
       const result = work();
@@ -231,6 +298,7 @@ export class DurableQueue {
       return result;
     } catch (error) {
       this.#waiting = before;
+      this.#refused = refused;
       this.#database.exec('rollback');
       throw error;
     }
@@ -242,6 +310,15 @@ export class DurableQueue {
     };
     if (version === schemaVersion) return;
     if (version > schemaVersion) throw new Error('the queue was written by a newer version');
+    if (version === 1) {
+      // Everything that the first version kept was of the same rank.
+      this.#database.exec(`begin immediate;
+        alter table event add column rank integer not null default ${eventRanks.indexOf('ordinary')};
+        create index event_by_rank on event (rank, position);
+        pragma user_version = ${schemaVersion};
+        commit;`);
+      return;
+    }
     this.#database.exec(`begin immediate;
       create table run (
         position integer primary key,
@@ -256,8 +333,10 @@ export class DurableQueue {
         boot_id text not null,
         sequence integer not null,
         content blob not null,
+        rank integer not null,
         unique (boot_id, sequence)
       ) strict;
+      create index event_by_rank on event (rank, position);
       create table overflow (
         only integer primary key check (only = 1),
         count integer not null,
