@@ -3,9 +3,9 @@
  * read afterwards. Who waits for the same key shares one derivation.
  */
 import { createHmac, randomBytes } from 'node:crypto';
-import type { SecretKey } from '@keystead/envelope/keys';
 import { derivePasswordKey } from '@keystead/envelope/password';
 import { vaultLimits } from './limits.ts';
+import { PasswordKey } from './password-key.ts';
 import { decodeDerivation } from './record-format.ts';
 
 export interface KeyCacheOptions {
@@ -21,7 +21,7 @@ export const defaultKeyCache: KeyCacheOptions = {
 };
 
 interface Kept {
-  key: Promise<SecretKey>;
+  key: Promise<PasswordKey>;
   expiry: NodeJS.Timeout;
 }
 
@@ -36,7 +36,7 @@ export class PasswordKeys {
   }
 
   /** The key where it is kept or on its way; else undefined, at no cost. */
-  known(password: string, derivation: Uint8Array): Promise<SecretKey> | undefined {
+  known(password: string, derivation: Uint8Array): Promise<PasswordKey> | undefined {
     const name = this.#name(password, derivation);
     const kept = this.#kept.get(name);
     if (kept === undefined) return undefined;
@@ -51,12 +51,12 @@ export class PasswordKeys {
    * @param derivation the first bytes of a record
    * @throws Corrupt where those are none · RangeError for an empty or overlong password
    */
-  async keyFor(password: string, derivation: Uint8Array): Promise<SecretKey> {
+  async keyFor(password: string, derivation: Uint8Array): Promise<PasswordKey> {
     const { maxEntries, ttlMs } = this.#options;
     const known = this.known(password, derivation);
     if (known !== undefined) return known;
     const name = this.#name(password, derivation);
-    const key = derivePasswordKey(password, decodeDerivation(derivation).parameters);
+    const key = makeKey(password, derivation);
     if (maxEntries === 0) return key;
     const expiry = setTimeout(() => this.#forget(name), ttlMs);
     expiry.unref();
@@ -89,4 +89,12 @@ export class PasswordKeys {
       () => undefined,
     );
   }
+}
+
+/** One Argon2id. @throws Corrupt, RangeError */
+export async function makeKey(password: string, derivation: Uint8Array): Promise<PasswordKey> {
+  const key = await derivePasswordKey(password, decodeDerivation(derivation).parameters);
+  const made = new PasswordKey(key.bytes);
+  key.wipe();
+  return made;
 }

@@ -11,27 +11,35 @@
  *      9      1  Argon2id lanes
  *     10     16  Argon2id salt; it is its own id
  *     26     16  salt of the record, random
- *     42     16  checksum: SHA-256, cut, over id, token, the bytes before and the bytes after
- *     58      n  sealed value: libs/envelope/src/sealed.ts, with the commitment of its key
+ *     42     16  checksum: SHA-256, cut, over id, token and all other bytes
+ *     58     32  commitment of the record key
+ *     90     12  nonce, random
+ *    102      n  value, AES-256-GCM
+ *  102+n     16  tag; bound are id, token, the first 42 bytes and the commitment
  * ```
  *
- *   password key = Argon2id(password, salt)              once a salt
- *   record key   = HKDF-Expand(password key, record salt)
+ *   password key               = Argon2id(password, salt)                     once a salt
+ *   record key, its commitment = HKDF-Expand(password key, record salt)
  *
- * The sealed value is bound to the record's id and token and to the first 42 bytes. What does not
- * match the checksum is corrupt whatever the password; what matches it and not the commitment is under
- * another password. All that the password influences is under the record's random salt, so two records
- * of one password have no more in common than two of different ones.
+ * What does not match the checksum is corrupt whatever the password; what matches it and not the
+ * commitment is under another password. All that the password influences is under the record's random
+ * salt, so two records of one password have no more in common than two of different ones.
  */
-import { hash, randomFillSync } from 'node:crypto';
-import { associatedData } from '@keystead/envelope/aad';
-import { deriveKey, type RandomFill, type SecretKey } from '@keystead/envelope/keys';
+import {
+  createCipheriv,
+  createDecipheriv,
+  createSecretKey,
+  hash,
+  randomFillSync,
+} from 'node:crypto';
+import type { RandomFill } from '@keystead/envelope/keys';
 import {
   findOutOfBounds,
   type PasswordCost,
   type PasswordParameters,
 } from '@keystead/envelope/password';
-import { Corrupt, open, seal, sealedOverheadBytes } from '@keystead/envelope/sealed';
+import { Corrupt, WrongKey } from '@keystead/envelope/sealed';
+import { type PasswordKey, recordKeyBytes } from './password-key.ts';
 
 export { Corrupt, WrongKey } from '@keystead/envelope/sealed';
 
@@ -49,9 +57,13 @@ const saltBytes = 16;
 export const derivationBytes = 26;
 const boundBytes = 42;
 const checksumBytes = 16;
-const sealedOffset = boundBytes + checksumBytes;
+const commitmentOffset = boundBytes + checksumBytes;
+const nonceOffset = commitmentOffset + 32;
+const nonceBytes = 12;
+const valueOffset = nonceOffset + nonceBytes;
+const tagBytes = 16;
 /** How much longer a stored record is than its value. */
-export const recordOverheadBytes = sealedOffset + sealedOverheadBytes;
+export const recordOverheadBytes = valueOffset + tagBytes;
 /** Bytes that no two sealings have in common: enough to see that a record was changed. */
 export const fingerprint = { offset: boundBytes, length: checksumBytes } as const;
 
@@ -104,7 +116,7 @@ export function decodeDerivation(stored: Uint8Array): Derivation {
 
 /** @param derivation the first bytes of the record, by which the password key was made */
 export function sealRecord(
-  passwordKey: SecretKey,
+  passwordKey: PasswordKey,
   derivation: Uint8Array,
   place: RecordPlace,
   value: Uint8Array,
@@ -112,15 +124,19 @@ export function sealRecord(
 ): Buffer {
   const stored = Buffer.allocUnsafe(recordOverheadBytes + value.length);
   stored.set(derivation, 0);
+  const nonce = stored.subarray(nonceOffset, valueOffset);
   const salt = stored.subarray(derivationBytes, boundBytes);
-  if (random === undefined) drawSalt(salt);
-  else random(salt);
-  const key = deriveKey(passwordKey, salt);
-  const bound = boundData(place, stored);
-  const sealed = seal(key, value, bound, random);
-  key.wipe();
-  sealed.copy(stored, sealedOffset);
-  checksum(bound, sealed).copy(stored, boundBytes, 0, checksumBytes);
+  draw(salt, random);
+  draw(nonce, random);
+  const derived = passwordKey.derive(salt);
+  derived.copy(stored, commitmentOffset, recordKeyBytes);
+  const boundLength = writeBound(place, stored);
+  const cipher = createCipheriv(algorithm, recordKey(derived), nonce, gcm);
+  cipher.setAAD(scratch.subarray(0, boundLength));
+  cipher.update(value).copy(stored, valueOffset);
+  cipher.final();
+  cipher.getAuthTag().copy(stored, valueOffset + value.length);
+  checksum(boundLength, stored).copy(stored, boundBytes, 0, checksumBytes);
   return stored;
 }
 
@@ -129,49 +145,111 @@ export function sealRecord(
  * @throws WrongKey where it is intact and under another password
  * @throws Corrupt where it is not what was sealed, or belongs to another id or token
  */
-export function openRecord(passwordKey: SecretKey, stored: Uint8Array, place: RecordPlace): Buffer {
+export function openRecord(
+  passwordKey: PasswordKey,
+  stored: Uint8Array,
+  place: RecordPlace,
+): Buffer {
   const bytes = asBuffer(stored);
   if (bytes.length < recordOverheadBytes) throw new Corrupt('too_short');
-  const bound = boundData(place, bytes);
-  const sealed = bytes.subarray(sealedOffset);
-  if (bytes.compare(checksum(bound, sealed), 0, checksumBytes, boundBytes, sealedOffset) !== 0) {
+  const boundLength = writeBound(place, bytes);
+  if (!matches(checksum(boundLength, bytes), bytes)) {
     throw new Corrupt('header', 'the checksum does not match');
   }
-  const key = deriveKey(passwordKey, bytes.subarray(derivationBytes, boundBytes));
-  try {
-    return open(key, sealed, bound);
-  } finally {
-    key.wipe();
+  const derived = passwordKey.derive(bytes.subarray(derivationBytes, boundBytes));
+  if (bytes.compare(derived, recordKeyBytes, 64, commitmentOffset, nonceOffset) !== 0) {
+    derived.fill(0);
+    throw new WrongKey();
   }
+  const nonce = bytes.subarray(nonceOffset, valueOffset);
+  const decipher = createDecipheriv(algorithm, recordKey(derived), nonce, gcm);
+  decipher.setAAD(scratch.subarray(0, boundLength));
+  decipher.setAuthTag(bytes.subarray(bytes.length - tagBytes));
+  const value = decipher.update(bytes.subarray(valueOffset, bytes.length - tagBytes));
+  try {
+    decipher.final();
+  } catch {
+    value.fill(0);
+    throw new Corrupt('tag');
+  }
+  return value;
 }
 
 /** Whether it is what was stored for this id and token, as far as can be told without a password. */
 export function isIntact(stored: Uint8Array, place: RecordPlace): boolean {
   const bytes = asBuffer(stored);
   if (bytes.length < recordOverheadBytes) return false;
-  const expected = checksum(boundData(place, bytes), bytes.subarray(sealedOffset));
-  return bytes.compare(expected, 0, checksumBytes, boundBytes, sealedOffset) === 0;
+  return matches(checksum(writeBound(place, bytes), bytes), bytes);
 }
 
-function boundData(place: RecordPlace, stored: Buffer): Buffer {
-  return associatedData('vault record', place.id, place.token, stored.subarray(0, boundBytes));
+const algorithm = 'aes-256-gcm';
+const gcm = { authTagLength: tagBytes };
+
+/** As an object: from plain bytes Node makes a cipher several times slower. Zeroes what was derived. */
+function recordKey(derived: Buffer) {
+  const key = createSecretKey(derived.subarray(0, recordKeyBytes));
+  derived.fill(0);
+  return key;
 }
 
-function checksum(bound: Buffer, sealed: Buffer): Buffer {
-  return hash('sha256', Buffer.concat([bound, sealed]), 'buffer');
+/** Where bound and checked bytes are put together; nothing in it is secret. */
+const scratch = Buffer.allocUnsafeSlow(4_096);
+const label = Buffer.from('keystead vault record v1\0', 'latin1');
+label.copy(scratch);
+
+/**
+ * `label | length of id (u16) | id | length of token (u16) | token | first 42 bytes | commitment`:
+ * two different records never have the same. Ids and tokens are ASCII.
+ * @returns how much of the scratch that is
+ */
+function writeBound(place: RecordPlace, stored: Buffer): number {
+  const { id, token } = place;
+  if (id.length > maxNameCharacters || token.length > maxNameCharacters)
+    throw new Corrupt('header');
+  let at = label.length;
+  at = scratch.writeUInt16BE(id.length, at);
+  at += scratch.write(id, at, 'latin1');
+  at = scratch.writeUInt16BE(token.length, at);
+  at += scratch.write(token, at, 'latin1');
+  at += stored.copy(scratch, at, 0, boundBytes);
+  at += stored.copy(scratch, at, commitmentOffset, nonceOffset);
+  return at;
 }
 
-// Asking for sixteen random bytes costs as much as sealing; asking for many at once costs nothing.
-const salts = Buffer.allocUnsafeSlow(saltBytes * 512);
-let nextSalt = salts.length;
+const maxNameCharacters = 1_024;
 
-function drawSalt(target: Buffer): void {
-  if (nextSalt === salts.length) {
-    randomFillSync(salts);
-    nextSalt = 0;
+function checksum(boundLength: number, stored: Buffer): Buffer {
+  const length = boundLength + stored.length - nonceOffset;
+  if (length > scratch.length) {
+    const larger = Buffer.allocUnsafeSlow(length);
+    scratch.copy(larger, 0, 0, boundLength);
+    // One that grew for a large value is not kept for ever.
+    stored.copy(larger, boundLength, nonceOffset);
+    return hash('sha256', larger, 'buffer');
   }
-  salts.copy(target, 0, nextSalt, nextSalt + saltBytes);
-  nextSalt += saltBytes;
+  stored.copy(scratch, boundLength, nonceOffset);
+  return hash('sha256', scratch.subarray(0, length), 'buffer');
+}
+
+function matches(computed: Buffer, stored: Buffer): boolean {
+  return stored.compare(computed, 0, checksumBytes, boundBytes, commitmentOffset) === 0;
+}
+
+// Asking for a few random bytes costs as much as sealing; asking for many at once costs nothing.
+const drawn = Buffer.allocUnsafeSlow(8_192);
+let nextDrawn = drawn.length;
+
+function draw(target: Buffer, random: RandomFill | undefined): void {
+  if (random !== undefined) {
+    random(target);
+    return;
+  }
+  if (nextDrawn + target.length > drawn.length) {
+    randomFillSync(drawn);
+    nextDrawn = 0;
+  }
+  drawn.copy(target, 0, nextDrawn, nextDrawn + target.length);
+  nextDrawn += target.length;
 }
 
 export function asBuffer(bytes: Uint8Array): Buffer {

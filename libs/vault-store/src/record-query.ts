@@ -42,9 +42,10 @@ interface State {
   readonly cursor: string | undefined;
 }
 
+/** The last row of the page before; rows of one time are in the order of their positions. */
 interface CursorPosition {
   value: number | string;
-  id: string;
+  position: number;
 }
 
 export class RecordQuery<Columns extends RecordColumn = RecordColumn> {
@@ -199,12 +200,14 @@ export class RecordQuery<Columns extends RecordColumn = RecordColumn> {
     if (cursor === undefined) return undefined;
     if (cursor.length > vaultLimits.maxCursorCharacters) throw new InvalidCursor();
     try {
-      const [digest, value, id] = JSON.parse(Buffer.from(cursor, 'base64url').toString('utf8'));
+      const [digest, value, position] = JSON.parse(
+        Buffer.from(cursor, 'base64url').toString('utf8'),
+      );
       const isValue = sort === 'id' ? typeof value === 'string' : Number.isSafeInteger(value);
-      if (digest !== this.#digest() || !isValue || typeof id !== 'string') {
+      if (digest !== this.#digest() || !isValue || !Number.isSafeInteger(position)) {
         throw new InvalidCursor();
       }
-      return { value, id };
+      return { value, position };
     } catch {
       throw new InvalidCursor();
     }
@@ -213,7 +216,7 @@ export class RecordQuery<Columns extends RecordColumn = RecordColumn> {
   /** For the vault: the cursor behind a row. */
   cursorBehind(row: Record<string, unknown>): string {
     const value = row[columnNames[this.#state.sort]];
-    return Buffer.from(JSON.stringify([this.#digest(), value, row.id])).toString('base64url');
+    return Buffer.from(JSON.stringify([this.#digest(), value, row.position])).toString('base64url');
   }
 
   /** A cursor belongs to the conditions and the order, not to the columns and the size of a page. */

@@ -151,23 +151,23 @@ export class Records {
     let selection = this.#parts.store.db
       .selectFrom('vault')
       // What the cursor is made of is read too, and cut out below.
-      .select([...new Set([...chosen, 'id' as const, sortColumn])])
+      .select([...new Set([...chosen, 'position' as const, sortColumn])])
       .where(query.condition(this.#parts.now()))
       .orderBy(sortColumn, direction)
       .limit(limit + 1);
-    if (sort !== 'id') selection = selection.orderBy('id', direction);
+    if (sort !== 'id') selection = selection.orderBy('position', direction);
     if (offset > 0) selection = selection.offset(offset);
     if (start !== undefined) {
       const than = direction === 'asc' ? '>' : '<';
       selection =
         sort === 'id'
-          ? selection.where('id', than, start.id)
+          ? selection.where('id', than, start.value as string)
           : selection.where((where) =>
               where.and([
                 where(sortColumn, direction === 'asc' ? '>=' : '<=', start.value as number),
                 where.or([
                   where(sortColumn, than, start.value as number),
-                  where('id', than, start.id),
+                  where('position', than, start.position),
                 ]),
               ]),
             );

@@ -107,10 +107,11 @@ async function createRecords(queries: Queries<VaultSchema>, kind: SqlKind): Prom
   }
   await index(queries, kind, 'vault_id', 'vault', ['id'], true);
   await index(queries, kind, 'vault_token', 'vault', ['token'], true);
-  await index(queries, kind, 'vault_created_at', 'vault', ['created_at', 'id']);
-  await index(queries, kind, 'vault_updated_at', 'vault', ['updated_at', 'id']);
-  await index(queries, kind, 'vault_expires_at', 'vault', ['expires_at', 'id']);
-  await index(queries, kind, 'vault_soft_deleted_at', 'vault', ['soft_deleted_at', 'id']);
+  for (const time of ['created_at', 'updated_at', 'expires_at', 'soft_deleted_at']) {
+    // SQLite and InnoDB end every index with the position by themselves.
+    const columns = kind === 'postgresql' ? [time, 'position'] : [time];
+    await index(queries, kind, `vault_${time}`, 'vault', columns);
+  }
 }
 
 async function createDataTags(queries: Queries<VaultSchema>, kind: SqlKind): Promise<void> {

@@ -264,7 +264,6 @@ export class Tokens {
           .select('id')
           .where('expires_at', '<=', expired)
           .orderBy('expires_at')
-          .orderBy('id')
           .limit(batch);
         if (mode === 'soft') due = due.where('soft_deleted_at', '=', never);
         const ids = (await due.execute()).map(({ id }) => id);

@@ -158,7 +158,7 @@ class RekeyRun {
   async #openJournal(): Promise<void> {
     const { store, keys, derivation, now, random, oldPassword, newPassword } = this.#plan;
     const copy = async (password: string, of: Uint8Array) =>
-      SecretKey.from((await keys.keyFor(password, of)).bytes);
+      SecretKey.take((await keys.keyFor(password, of)).copy());
     this.#journal = await RekeyJournal.open(
       store,
       {

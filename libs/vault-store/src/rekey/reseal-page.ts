@@ -1,12 +1,13 @@
 /** The work of a rekey on one page, without a database: open under the old key, seal under the new. */
-import { type RandomFill, SecretKey } from '@keystead/envelope/keys';
+import type { RandomFill } from '@keystead/envelope/keys';
+import { PasswordKey } from '../password-key.ts';
 import { Corrupt, openRecord, sealRecord, WrongKey } from '../record-format.ts';
 import { type PackedPage, type ResealedPage, rowState, unpackPage } from './packed-page.ts';
 
 export function resealPage(page: PackedPage, random?: RandomFill): ResealedPage {
   const keys = page.derivations.map(({ oldKey, newKey, newDerivation }) => ({
-    oldKey: SecretKey.take(oldKey),
-    newKey: SecretKey.take(newKey),
+    oldKey: take(oldKey),
+    newKey: take(newKey),
     newDerivation,
   }));
   const states = new Uint8Array(page.count);
@@ -36,4 +37,10 @@ export function resealPage(page: PackedPage, random?: RandomFill): ResealedPage 
     newKey.wipe();
   }
   return { states, lengths, values: values.subarray(0, at) };
+}
+
+function take(bytes: Uint8Array): PasswordKey {
+  const key = new PasswordKey(bytes);
+  bytes.fill(0);
+  return key;
 }

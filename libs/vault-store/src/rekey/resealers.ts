@@ -2,10 +2,10 @@
 import { availableParallelism } from 'node:os';
 import { extname } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { derivePasswordKey } from '@keystead/envelope/password';
 import { Piscina } from 'piscina';
 import type { Encryptor, PasswordEncryptor } from '../encryptor.ts';
 import { vaultLimits } from '../limits.ts';
+import { makeKey } from '../password-keys.ts';
 import {
   asBuffer,
   decodeDerivation,
@@ -188,12 +188,11 @@ export class PasswordResealer implements Resealer {
 
   /** A copy: the keys of the vault go when their time is over, and this may take longer. */
   async #bytes(password: string, derivation: Uint8Array): Promise<Uint8Array> {
-    const { scope, parameters } = decodeDerivation(derivation);
-    if (scope === 'vault') {
-      return Uint8Array.from((await this.#encryptor.keys.keyFor(password, derivation)).bytes);
+    if (decodeDerivation(derivation).scope === 'vault') {
+      return (await this.#encryptor.keys.keyFor(password, derivation)).copy();
     }
-    const key = await derivePasswordKey(password, parameters);
-    const bytes = Uint8Array.from(key.bytes);
+    const key = await makeKey(password, derivation);
+    const bytes = key.copy();
     key.wipe();
     return bytes;
   }
