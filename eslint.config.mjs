@@ -63,6 +63,12 @@ export const borders = {
     may: [...serverLibraries, 'lib:agent-protocol'],
     not: [...prisma, ...queue, ...bus, ...grpc],
   },
+  // Signs what agents hold and are told, and decides as they do; the streams themselves are the
+  // gateway's.
+  'app:policy': {
+    may: [...serverLibraries, 'lib:agent-protocol', 'lib:policy-engine'],
+    not: [...prisma, ...queue, ...bus, ...grpc],
+  },
   // The one server of gRPC.
   'app:gateway': {
     may: [...serverLibraries, 'lib:agent-protocol'],

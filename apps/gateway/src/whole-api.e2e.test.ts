@@ -3,11 +3,15 @@ import { Agent } from 'node:http';
 import { type IdKind, idPrefixes, newUuid, toId } from '@keystead/contracts/ids';
 import { operations } from '@keystead/contracts/operations';
 import { type ControlPlane, startControlPlane } from '@keystead/test-control-plane/control-plane';
+import {
+  acceptedRequest,
+  type KnownIds,
+  requestsOf,
+} from '@keystead/test-control-plane/hostile/requests.fixture';
+import { expectClear, sendDrawn } from '@keystead/test-control-plane/hostile/send.fixture';
 import type { Api } from '@keystead/test-control-plane/installation/api';
 import fc from 'fast-check';
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
-import { acceptedRequest, type KnownIds, requestsOf } from './rest/requests.fixture.ts';
-import { expectClear, sendDrawn } from './rest/send.fixture.ts';
 
 /** In full with `npm run prove`. */
 const runs = process.env.KEYSTEAD_PROVE === 'full' ? 500 : 12;

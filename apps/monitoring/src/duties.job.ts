@@ -5,12 +5,15 @@ import { Bus } from '@keystead/messaging/bus';
 import { Jobs } from '@keystead/messaging/jobs';
 import { Inject, Injectable, type OnApplicationBootstrap } from '@nestjs/common';
 import { AlertDesk } from './alerts/alert-desk.ts';
+import { VaultReports } from './alerts/vault-reports.ts';
 import { GatewayTicks } from './liveness/gateway-ticks.ts';
 import { LivenessSweep } from './liveness/liveness-sweep.ts';
 import { ThresholdKeeper } from './thresholds/threshold-keeper.ts';
 
 @Injectable()
 export class Duties implements OnApplicationBootstrap {
+  #takeReportsNow: () => void = () => undefined;
+
   constructor(
     @Inject(Jobs) private readonly jobs: Jobs,
     @Inject(Database) private readonly database: Database,
@@ -19,7 +22,13 @@ export class Duties implements OnApplicationBootstrap {
     @Inject(GatewayTicks) private readonly ticks: GatewayTicks,
     @Inject(ThresholdKeeper) private readonly thresholds: ThresholdKeeper,
     @Inject(AlertDesk) private readonly desk: AlertDesk,
+    @Inject(VaultReports) private readonly reports: VaultReports,
   ) {}
+
+  /** Looks at once at what other services reported. */
+  takeReports(): void {
+    this.#takeReportsNow();
+  }
 
   onApplicationBootstrap(): void {
     this.jobs.every({
@@ -33,6 +42,11 @@ export class Duties implements OnApplicationBootstrap {
       periodMs: 15_000,
       work: () => this.thresholds.reconcile(),
     });
+    this.#takeReportsNow = this.jobs.every({
+      name: 'vault-reports',
+      periodMs: 5_000,
+      work: () => this.reports.take(),
+    }).runNow;
     this.jobs.every({ name: 'alert-calm', periodMs: 2_000, work: () => this.#endCalm() });
     this.jobs.every({
       name: 'remove-expired',

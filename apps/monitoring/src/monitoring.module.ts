@@ -8,6 +8,7 @@ import { AgentEvents } from './agent-events/agent-events.ts';
 import { AlertDesk } from './alerts/alert-desk.ts';
 import { AlertRules } from './alerts/alert-rules.ts';
 import { Alerts } from './alerts/alerts.ts';
+import { VaultReports } from './alerts/vault-reports.ts';
 import { AuditHeads } from './audit-heads/audit-heads.ts';
 import type { Config } from './config.ts';
 import { Duties } from './duties.job.ts';
@@ -57,6 +58,7 @@ export class MonitoringModule {
         Outages,
         ThresholdKeeper,
         ThresholdRules,
+        VaultReports,
       ],
     };
   }

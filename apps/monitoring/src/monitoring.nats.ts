@@ -16,6 +16,7 @@ import { AgentEvents } from './agent-events/agent-events.ts';
 import { AlertRules } from './alerts/alert-rules.ts';
 import { Alerts } from './alerts/alerts.ts';
 import { AuditHeads } from './audit-heads/audit-heads.ts';
+import { Duties } from './duties.job.ts';
 import { LiveEvents } from './live-events/live-events.ts';
 import { AgentSignals } from './liveness/agent-signals.ts';
 import { BeatRecorder } from './liveness/beat-recorder.ts';
@@ -36,6 +37,7 @@ export class AgentLinkBus {
     @Inject(GatewayTicks) private readonly ticks: GatewayTicks,
     @Inject(LiveEvents) private readonly live: LiveEvents,
     @Inject(ThresholdKeeper) private readonly thresholds: ThresholdKeeper,
+    @Inject(Duties) private readonly duties: Duties,
   ) {}
 
   @Answers(recordBeats)
@@ -68,6 +70,11 @@ export class AgentLinkBus {
   @OnNudge('thresholds')
   align(@Payload() hint: unknown) {
     return this.thresholds.reconcile(hint);
+  }
+
+  @OnNudge('vaultReports')
+  reported() {
+    this.duties.takeReports();
   }
 }
 

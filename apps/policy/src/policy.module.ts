@@ -3,9 +3,20 @@ import { Database } from '@keystead/database/database';
 import type { Logger } from '@keystead/service-runtime/log';
 import { MessagingModule } from '@keystead/service-runtime/messaging.module';
 import { type DynamicModule, type INestMicroservice, Module } from '@nestjs/common';
+import { Assignments } from './assignments/assignments.ts';
 import type { Config } from './config.ts';
+import { AgentPolicies } from './deliveries/agent-policies.ts';
+import { AgentReports } from './deliveries/agent-reports.ts';
+import { DeliveriesBus } from './deliveries/deliveries.nats.ts';
+import { Deliveries } from './deliveries/deliveries.ts';
+import { Duties } from './duties.job.ts';
+import { PoliciesBus } from './policies/policies.nats.ts';
+import { Policies } from './policies/policies.ts';
+import { PolicyFiles } from './policies/policy-files.ts';
 import { PolicySetsBus } from './policy-sets/policy-sets.nats.ts';
 import { PolicySets } from './policy-sets/policy-sets.ts';
+import { CommandSigner } from './signing/command-signer.ts';
+import { OrganizationSigners } from './signing/organization-signers.ts';
 
 @Module({})
 export class PolicyModule {
@@ -21,8 +32,18 @@ export class PolicyModule {
         }),
         MessagingModule.forRoot({ service: 'policy', environment: config }, log),
       ],
-      controllers: [PolicySetsBus],
-      providers: [PolicySets],
+      controllers: [PoliciesBus, PolicySetsBus, DeliveriesBus, Duties],
+      providers: [
+        AgentPolicies,
+        AgentReports,
+        Assignments,
+        CommandSigner,
+        Deliveries,
+        OrganizationSigners,
+        Policies,
+        PolicyFiles,
+        PolicySets,
+      ],
     };
   }
 }

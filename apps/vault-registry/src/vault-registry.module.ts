@@ -14,6 +14,7 @@ import { EnrollmentTokensBus } from './enrollment/enrollment-tokens.nats.ts';
 import { EnrollmentTokens } from './enrollment/enrollment-tokens.ts';
 import { AuthorityKeeper } from './issuing/authority-keeper.ts';
 import { GatewayCertificates } from './issuing/gateway-certificates.ts';
+import { SignerCertificates } from './issuing/signer-certificates.ts';
 import { RemovalJob } from './removal/removal.job.ts';
 import { Removal } from './removal/removal.ts';
 import { VaultsBus } from './vaults/vaults.nats.ts';
@@ -56,6 +57,7 @@ export class VaultRegistryModule {
         Renewal,
         Admission,
         GatewayCertificates,
+        SignerCertificates,
         Removal,
         RemovalJob,
       ],

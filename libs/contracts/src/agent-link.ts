@@ -138,6 +138,27 @@ export const operationCountsReport = z.object({
 });
 export type OperationCountsReport = z.infer<typeof operationCountsReport>;
 
+/** What became of a set at an agent. */
+export const policySetReport = z.object({
+  number: z.number().int().nonnegative(),
+  digest: z.string().max(64),
+  outcome: z.string().max(32),
+  problem: z.string().max(32),
+});
+export type PolicySetReport = z.infer<typeof policySetReport>;
+
+/** Decisions under one set since the previous report. */
+export const policyDecisionsReport = z.object({
+  number: z.number().int().nonnegative(),
+  digest: z.string().max(64),
+  allowed: z.number().int().nonnegative(),
+  denied: z.number().int().nonnegative(),
+  newlyAllowed: z.number().int().nonnegative(),
+  newlyDenied: z.number().int().nonnegative(),
+  errors: z.number().int().nonnegative(),
+});
+export type PolicyDecisionsReport = z.infer<typeof policyDecisionsReport>;
+
 /** A retained message of an agent. `(agent, bootId, sequence)` is unique; a replay changes nothing. */
 export const retainedEvent = z.object({
   organizationId: uuid,
@@ -151,6 +172,8 @@ export const retainedEvent = z.object({
     .refine((details) => Object.keys(details).length <= 16, 'at most 16 details'),
   auditHead: auditHeadReport.optional(),
   operationCounts: operationCountsReport.optional(),
+  policySet: policySetReport.optional(),
+  policyDecisions: policyDecisionsReport.optional(),
   /** base64, by the certificate's key over the retained bytes. */
   signature: z.string().max(512),
 });
@@ -241,6 +264,67 @@ export const issueGatewayCertificate = internalCall('vault-registry', 'gateway-c
     root: z.string(),
     caFingerprint: z.string(),
     trustDomain: z.string(),
+  }),
+});
+
+const signerCertificate = z.object({
+  /** Leaf, intermediate, root; PEM each. */
+  certificateChain: z.array(z.string()).length(3),
+  trustDomain: z.string(),
+});
+
+/** A certificate for the key that signs the policy sets of one organization. */
+export const issuePolicySigner = internalCall('vault-registry', 'policy-signer', {
+  callers: ['policy'],
+  input: z.object({ organizationId: uuid, csr: z.string().max(8_192) }),
+  output: signerCertificate,
+});
+
+/** A certificate for a key that signs what agents are told to do. */
+export const issueCommandSigner = internalCall('vault-registry', 'command-signer', {
+  callers: ['policy'],
+  input: z.object({ csr: z.string().max(8_192) }),
+  output: signerCertificate,
+});
+
+/** A policy set by number and digest, as an agent says that it holds it. */
+export const heldPolicySet = z.object({
+  number: z.number().int().nonnegative(),
+  digest: z.string().regex(/^(?:[0-9a-f]{64})?$/),
+});
+export type HeldPolicySet = z.infer<typeof heldPolicySet>;
+
+/** What agents on open streams hold; answered with what each is to be told, by position. */
+export const deliverPolicies = internalCall('policy', 'deliver', {
+  callers: ['gateway'],
+  input: z.object({
+    agents: z
+      .array(z.object({ organizationId: uuid, agentId: uuid, held: heldPolicySet.nullable() }))
+      .max(limits.policySetAgentsPerCall),
+  }),
+  output: z.object({
+    results: z.array(
+      z.object({
+        assigned: heldPolicySet.nullable(),
+        /** A signed message for the agent, base64; null where there is nothing to tell. */
+        command: z.string().nullable(),
+      }),
+    ),
+  }),
+});
+
+/** A part of a set, for agents of that organization. */
+export const readPolicySet = internalCall('policy', 'set-part', {
+  callers: ['gateway'],
+  input: z.object({
+    organizationId: uuid,
+    digest: hash,
+    offset: z.number().int().nonnegative(),
+  }),
+  output: z.object({
+    totalBytes: z.number().int(),
+    /** base64, at most `limits.policySetPartBytes`; null where there is no such set. */
+    content: z.string().nullable(),
   }),
 });
 

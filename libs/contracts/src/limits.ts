@@ -117,6 +117,30 @@ export const limits = {
   certificateBackdateSeconds: 5 * 60,
   certificatesPerAgent: 32,
 
+  // Policies
+  policiesPerOrganization: 2_000,
+  policyVersionsPerPolicy: 1_000,
+  policyTextMaxLength: 16 * 1024,
+  policyCommentsPerVersion: 500,
+  policyCommentMaxLength: 4_000,
+  policySetsPerOrganization: 200,
+  policiesPerSet: 500,
+  policySetVersionsPerOrganization: 100_000,
+  policyFilesPerApply: 200,
+  policyRequestsPerSimulation: 500,
+  rolloutStagesMax: 20,
+  rolloutVaultsNamed: 200,
+  policySetTargetTagsMax: 32,
+  // What one answer or one bus message carries of a set.
+  policySetPartBytes: 512 * 1024,
+  policySetAgentsPerCall: 500,
+  staleAfterMinSeconds: 60,
+  staleAfterMaxSeconds: 366 * 24 * 3_600,
+  organizationSignerTtlSeconds: 365 * 24 * 3_600,
+  commandSignerTtlSeconds: 30 * 24 * 3_600,
+  rolloutStepPeriodMs: 2_000,
+  policyDriftAfterSeconds: 120,
+
   // Deliveries
   deliveryTimeoutMs: 15_000,
   deliveryLeaseMs: 60_000,
@@ -175,6 +199,15 @@ const relations: [boolean, string][] = [
   [
     limits.agentEventsPerMessage * 600 <= limits.agentMessageMaxBytes,
     'a full message of agent events fits into the message limit',
+  ],
+  [
+    limits.policySetPartBytes * 1.4 < limits.busPayloadMaxBytes,
+    'a part of a policy set fits into one bus message in base64',
+  ],
+  [
+    // A signed command has at most 4 kB with its certificates, in base64 5.4 kB.
+    limits.policySetAgentsPerCall * 1_700 < limits.busPayloadMaxBytes,
+    'the commands of one call fit into one bus message',
   ],
   [
     // In JSON a count has at most 130 characters, a reference 110, the rest of an event 1,200.

@@ -29,6 +29,10 @@ export const alertKinds = [
   'agent.impaired',
   'agent.override',
   'agent.security',
+  'policy.rejected',
+  'policy.drifted',
+  'policy.stale',
+  'policy.halted',
 ] as const;
 export const alertKind = z.enum(alertKinds);
 export type AlertKind = z.infer<typeof alertKind>;
@@ -51,6 +55,10 @@ export const severityOf: Record<AlertKind, Severity> = {
   'agent.impaired': 'warning',
   'agent.override': 'critical',
   'agent.security': 'warning',
+  'policy.rejected': 'warning',
+  'policy.drifted': 'warning',
+  'policy.stale': 'warning',
+  'policy.halted': 'critical',
 };
 
 /** What agents report themselves, or what follows from their reports. */
@@ -63,6 +71,10 @@ export const reportedAlertKinds = [
   'agent.impaired',
   'agent.override',
   'agent.security',
+  'policy.rejected',
+  'policy.drifted',
+  'policy.stale',
+  'policy.halted',
 ] as const satisfies readonly AlertKind[];
 export type ReportedAlertKind = (typeof reportedAlertKinds)[number];
 
@@ -90,6 +102,20 @@ const reasonWords: Record<string, string> = {
   bulk_reading: 'one identity reads unusually many secrets',
   unusual_hour: 'an identity is active at an unusual hour',
   new_network: 'an identity came from a network that it never used',
+  rejected_signature: 'a policy set is not signed by the organization',
+  rejected_organization: "a policy set is another organization's",
+  rejected_number: 'a policy set is older than the one that is held',
+  rejected_predecessor: 'a policy set does not follow the one that is held',
+  rejected_digest: 'a policy set arrived changed',
+  rejected_form: 'a policy set has a form that the agent does not know',
+  rejected_policy: 'a policy in the set is not valid for this agent',
+  rejected_too_large: 'a policy set is larger than the agent takes',
+  rejected_store: 'a policy set could not be kept',
+  drifted: 'the policy set that is held is not the one that was made active',
+  stale: 'the policy set may be out of date: nothing was heard for longer than it allows',
+  halted_rejections: 'a rollout halted because agents reject the set',
+  halted_errors: 'a rollout halted because evaluations fail',
+  halted_denials: 'a rollout halted because too much is newly denied',
   policy_alert: 'a policy asks that people are told',
 };
 
@@ -411,6 +437,8 @@ export const agentEventKinds = [
   'rotation',
   'backup',
   'security_notice',
+  'policy_set',
+  'policy_decisions',
 ] as const;
 export const agentEventKind = z.enum(agentEventKinds);
 

@@ -35,6 +35,24 @@ export const nudges = {
     publishers: ['monitoring'],
     listeners: ['analytics'],
   },
+  /** Sets were assigned in an organization (its uuid is the payload): their agents are to be told. */
+  policySets: {
+    subject: 'nudge.policy-sets',
+    publishers: ['policy'],
+    listeners: ['gateway'],
+  },
+  /** Reports about policy sets wait for the policy service. */
+  policyReports: {
+    subject: 'nudge.policy-reports',
+    publishers: ['monitoring'],
+    listeners: ['policy'],
+  },
+  /** Reports of other services wait for monitoring. */
+  vaultReports: {
+    subject: 'nudge.vault-reports',
+    publishers: ['policy'],
+    listeners: ['monitoring'],
+  },
   /** Live events were written for an organization (its uuid is the payload). */
   liveEvents: {
     subject: 'nudge.live-events',

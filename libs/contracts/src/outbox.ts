@@ -3,7 +3,8 @@
  * consumer deletes the row in the transaction of its effect.
  */
 import { z } from 'zod';
-import { operationCountsReport } from './agent-link.ts';
+import { operationCountsReport, policyDecisionsReport, policySetReport } from './agent-link.ts';
+import { reportedAlertKinds } from './monitoring.ts';
 
 export const outboxTopics = {
   /** An alert row is there to be told. */
@@ -13,6 +14,21 @@ export const outboxTopics = {
     vaultId: z.uuid(),
     agentId: z.uuid(),
     operationCounts: operationCountsReport,
+  }),
+  /** An agent reported what became of a set, or how often it decided under it. */
+  'policy.reported': z.object({
+    vaultId: z.uuid(),
+    agentId: z.uuid(),
+    policySet: policySetReport.optional(),
+    policyDecisions: policyDecisionsReport.optional(),
+  }),
+  /** Another service found what people are to be told of a vault, or that it is over. */
+  'vault.reported': z.object({
+    vaultId: z.uuid(),
+    agentId: z.uuid(),
+    kind: z.enum(reportedAlertKinds),
+    reason: z.string().max(64),
+    state: z.enum(['raised', 'cleared']),
   }),
   /** A single mail of the control plane itself. */
   'mail.requested': z.object({

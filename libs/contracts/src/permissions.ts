@@ -17,6 +17,7 @@ const viewer = [
   'deliveries.read',
   'usage.read',
   'policies.read',
+  'rollouts.read',
   'events.read',
 ] as const;
 
@@ -41,6 +42,8 @@ const admin = [
   'agents.revoke',
   'channels.write',
   'policies.write',
+  'policies.publish',
+  'rollouts.write',
   'audit.read',
 ] as const;
 

@@ -16,6 +16,7 @@ export const purposes = [
   'record-beats',
   'record-agent-events',
   'record-agent-signals',
+  'deliver-policies',
   // Unattended duties that have no caller.
   'sweep-liveness',
   'reconcile-thresholds',

@@ -7,6 +7,7 @@ CREATE TABLE "policy"."policy" (
     "name" TEXT NOT NULL,
     "description" TEXT NOT NULL DEFAULT '',
     "level" TEXT NOT NULL,
+    "namespace" TEXT,
     "four_eyes" BOOLEAN NOT NULL DEFAULT false,
     "latest_version" INTEGER NOT NULL,
     "published_version" INTEGER,

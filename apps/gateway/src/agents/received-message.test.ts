@@ -90,6 +90,27 @@ const kind = fc.oneof(
     }),
   }),
   fc.record({
+    $case: fc.constant('policySetReported' as const),
+    value: fc.record({
+      policySet: fc.option(fc.record({ version: count, digest: text }), { nil: undefined }),
+      outcome: word,
+      problem: word,
+    }),
+  }),
+  fc.record({
+    $case: fc.constant('policyDecisionCounts' as const),
+    value: fc.record({
+      policySet: fc.record({ version: fc.nat(), digest: fc.constantFrom('', 'ab'.repeat(32)) }),
+      periodStartUnixMs: number,
+      periodEndUnixMs: number,
+      allowed: count,
+      denied: count,
+      newlyAllowed: count,
+      newlyDenied: count,
+      errors: count,
+    }),
+  }),
+  fc.record({
     $case: fc.constant('securityNotice' as const),
     value: fc.record({ kind: word, identityRef: blob, count }),
   }),

@@ -9,6 +9,7 @@ import {
   auditHeadSignatureMaxBytes,
   isAuditHeadSignedBy,
 } from '@keystead/agent-protocol/audit-head';
+import type { PolicySet } from '@keystead/agent-protocol/generated/keystead/agent/v1/envelope';
 import {
   type AuditHead,
   BackupDestination,
@@ -23,6 +24,8 @@ import {
   Operation,
   type OperationCounts,
   OperationOutcome,
+  PolicySetOutcome,
+  PolicySetProblem,
   RotationOutcome,
   Rotator,
   SecurityNoticeKind,
@@ -31,6 +34,7 @@ import type {
   AgentFacts,
   AuditHeadReport,
   Beat,
+  HeldPolicySet,
   OperationCountsReport,
   RetainedEvent,
 } from '@keystead/contracts/agent-link';
@@ -87,7 +91,10 @@ export function healthOf(heartbeat: Heartbeat): Beat['health'] | undefined {
   }
 }
 
-type Told = Pick<RetainedEvent, 'kind' | 'details' | 'auditHead' | 'operationCounts'>;
+type Told = Pick<
+  RetainedEvent,
+  'kind' | 'details' | 'auditHead' | 'operationCounts' | 'policySet' | 'policyDecisions'
+>;
 
 /**
  * Kind, time and content of a retained event. The key is the session's certificate's: an audit head
@@ -240,9 +247,37 @@ function toldBy({ kind }: Event, certificateKey: KeyObject | undefined): Told | 
         },
       };
     }
+    case 'policySetReported': {
+      const { outcome, problem } = kind.value;
+      const held = heldOf(kind.value.policySet);
+      if (held === undefined) return 'policy_set_reported.policy_set';
+      const policySet = {
+        ...held,
+        outcome: nameOf(PolicySetOutcome, outcome),
+        problem: nameOf(PolicySetProblem, problem),
+      };
+      return { kind: 'policy_set', details: policySet, policySet };
+    }
+    case 'policyDecisionCounts': {
+      const { allowed, denied, newlyAllowed, newlyDenied, errors } = kind.value;
+      const held = heldOf(kind.value.policySet);
+      if (held === undefined) return 'policy_decision_counts.policy_set';
+      const policyDecisions = { ...held, allowed, denied, newlyAllowed, newlyDenied, errors };
+      return { kind: 'policy_decisions', details: policyDecisions, policyDecisions };
+    }
     default:
       return 'event.kind';
   }
+}
+
+const policySetNumberMax = 2 ** 31 - 1;
+
+/** What an agent holds, in its own words; undefined where these are none. */
+export function heldOf(policySet: PolicySet | undefined): HeldPolicySet | undefined {
+  const { version: number, digest } = policySet ?? { version: 0, digest: '' };
+  return number <= policySetNumberMax && digestPattern.test(digest)
+    ? { number, digest }
+    : undefined;
 }
 
 function auditHeadOf(head: AuditHead, certificateKey: KeyObject | undefined): Told | string {

@@ -2,12 +2,15 @@ import { once } from 'node:events';
 import { Agent } from 'node:http';
 import { connect } from 'node:net';
 import { problem, ServiceError } from '@keystead/contracts/errors';
+import {
+  type DrawnRequest,
+  requestsOf,
+} from '@keystead/test-control-plane/hostile/requests.fixture';
+import { expectClear, sendDrawn } from '@keystead/test-control-plane/hostile/send.fixture';
 import fc from 'fast-check';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { type RestFixture, startRest } from '../rest.fixture.ts';
 import { publicOperations, streamEvents } from './public-operations.ts';
-import { type DrawnRequest, requestsOf } from './requests.fixture.ts';
-import { expectClear, sendDrawn } from './send.fixture.ts';
 
 /** In full with `npm run prove`. */
 const runs = process.env.KEYSTEAD_PROVE === 'full' ? 2_000 : 25;

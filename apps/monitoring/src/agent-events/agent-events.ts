@@ -29,7 +29,7 @@ export class AgentEvents {
   /** Answers after the commit; a replay changes nothing and is answered the same way. */
   async record(events: readonly RetainedEvent[]): Promise<{ recorded: number; known: number }> {
     if (events.length === 0) return { recorded: 0, known: 0 };
-    const { fresh, told, reported } = await this.database.acrossTenants(
+    const { fresh, told, nudges } = await this.database.acrossTenants(
       'record-agent-events',
       async (transaction) => {
         const fresh = await keepNew(transaction, events);
@@ -38,10 +38,38 @@ export class AgentEvents {
           ...(await this.heads.record(transaction, fresh)),
         ];
         const usage = fresh.filter(({ operationCounts }) => operationCounts !== undefined);
-        if (troubles.length === 0 && usage.length === 0) {
-          return { fresh, told: new Set<string>(), reported: false };
+        const policies = fresh.filter(
+          ({ policySet, policyDecisions }) =>
+            policySet !== undefined || policyDecisions !== undefined,
+        );
+        const nudges = {
+          usage: usage.length > 0,
+          policyReports: policies.length > 0,
+        };
+        if (troubles.length + usage.length + policies.length === 0) {
+          return { fresh, told: new Set<string>(), nudges };
         }
-        const vaults = await vaultsOf(transaction, [...troubles, ...usage]);
+        const vaults = await vaultsOf(transaction, [...troubles, ...usage, ...policies]);
+        await enqueueMany(
+          transaction,
+          'policy.reported',
+          policies.flatMap(({ organizationId, agentId, policySet, policyDecisions }) => {
+            const vaultId = vaults.byAgent.get(agentId);
+            return vaultId
+              ? [
+                  {
+                    organizationId,
+                    payload: {
+                      vaultId,
+                      agentId,
+                      ...(policySet ? { policySet } : {}),
+                      ...(policyDecisions ? { policyDecisions } : {}),
+                    },
+                  },
+                ]
+              : [];
+          }),
+        );
         await enqueueMany(
           transaction,
           'usage.reported',
@@ -60,12 +88,13 @@ export class AgentEvents {
             return vaultId ? [{ ...trouble, vaultId }] : [];
           }),
         );
-        return { fresh, told, reported: usage.length > 0 };
+        return { fresh, told, nudges };
       },
     );
     if (told.size > 0) this.bus.nudge('notification');
     for (const id of told) this.bus.nudge('liveEvents', id);
-    if (reported) this.bus.nudge('usage');
+    if (nudges.usage) this.bus.nudge('usage');
+    if (nudges.policyReports) this.bus.nudge('policyReports');
     return { recorded: fresh.length, known: events.length - fresh.length };
   }
 

@@ -68,6 +68,10 @@ const reportedAlertCalmMs: Record<ReportedAlertKind, number> = {
   'agent.impaired': 24 * hourMs,
   'agent.override': 24 * hourMs,
   'agent.security': hourMs,
+  'policy.rejected': 24 * hourMs,
+  'policy.drifted': 24 * hourMs,
+  'policy.stale': 24 * hourMs,
+  'policy.halted': 7 * 24 * hourMs,
 };
 
 /** How many agents an alert names; the rest is counted. */

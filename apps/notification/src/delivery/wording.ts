@@ -238,6 +238,29 @@ const words: Record<AlertsMessage['type'], AlertWords> = {
     advice:
       'Look at: the local audit of the agent, filtered by the time of this message. An identity that you do not trust is locked or deleted there.',
   }),
+  'policy.rejected': reported({
+    what: 'rejects a policy set',
+    many: 'reject a policy set',
+    advice:
+      'The set before it goes on. Look at: the problems of its policies, and the version of the agent.',
+  }),
+  'policy.drifted': reported({
+    what: 'holds another policy set than it should',
+    many: 'hold other policy sets than they should',
+    advice:
+      "It is being sent again. Look at: who can write to the agent's data folder, and whether an older copy of the machine was started.",
+  }),
+  'policy.stale': reported({
+    what: 'decides by a policy set that may be out of date',
+    many: 'decide by policy sets that may be out of date',
+    advice: 'Look at: whether the agent reaches the control plane, and its clock.',
+  }),
+  'policy.halted': reported({
+    what: 'stopped a rollout of policies',
+    many: 'stopped rollouts of policies',
+    advice:
+      'Look at the rollout: resume it when the cause is mended, or roll it back. Vaults that were not reached keep what they hold.',
+  }),
 };
 
 /** The words of what agents report themselves: which of it stands in the alert's reasons. */

@@ -1,109 +1,282 @@
 /**
- * The version of the policy set that each vault should hold. Agents report what they hold with
- * their heartbeats; the difference is shown, never guessed.
+ * Policy sets, and the signed versions that agents hold. The versions of an organization are one
+ * chain: each has the next number and names the digest of the one before, whatever set it is of.
  */
-import { checkMatch, etagOf } from '@keystead/access/precondition';
-import { TenantWork } from '@keystead/access/tenant-work';
+import { differences } from '@keystead/access/audit';
+import { asDate, Listing } from '@keystead/access/listing';
+import { checkMatch } from '@keystead/access/precondition';
+import { bytes, TenantWork } from '@keystead/access/tenant-work';
+import { policySetDigest, policySetMaxBytes } from '@keystead/agent-protocol/policy-set-signature';
 import type { TenantCtx } from '@keystead/contracts/context';
-import { notFound, ServiceError } from '@keystead/contracts/errors';
-import { toId, toUuid } from '@keystead/contracts/ids';
+import { ServiceError } from '@keystead/contracts/errors';
+import { newUuid, toId, toUuid } from '@keystead/contracts/ids';
+import { limits } from '@keystead/contracts/limits';
 import type { Input, Output } from '@keystead/contracts/operation';
-import { assignPolicySet, type getPolicySet } from '@keystead/contracts/policy';
+import {
+  createPolicySet,
+  createPolicySetVersion,
+  deletePolicySet,
+  listPolicySets,
+  type listPolicySetVersions,
+  type PolicySetSettings,
+  type showPolicySet,
+  updatePolicySet,
+} from '@keystead/contracts/policy';
+import { type PolicySetContent, policySetForm } from '@keystead/contracts/policy-set-content';
 import type { Transaction } from '@keystead/database/database';
+import { compile } from '@keystead/policy-engine/compile';
 import { Inject, Injectable } from '@nestjs/common';
+import { named } from '../policies/policies.ts';
+import { OrganizationSigners, type Signer, signWith } from '../signing/organization-signers.ts';
+import { contentBytes, engineSet } from './set-content.ts';
+import {
+  choosePolicies,
+  findSet,
+  listSetVersions,
+  lockSet,
+  settingsOf,
+  showSet,
+  showSetVersion,
+} from './set-rows.ts';
+
+export interface NewSetVersion {
+  setId: string;
+  set: Record<string, unknown>;
+  settings: Pick<PolicySetSettings, 'staleness' | 'configuration'>;
+  note: string;
+}
 
 @Injectable()
 export class PolicySets {
-  constructor(@Inject(TenantWork) private readonly work: TenantWork) {}
+  constructor(
+    @Inject(TenantWork) private readonly work: TenantWork,
+    @Inject(Listing) private readonly listing: Listing,
+    @Inject(OrganizationSigners) private readonly signers: OrganizationSigners,
+  ) {}
 
-  async get(
+  async list(
     ctx: TenantCtx,
-    input: Input<typeof getPolicySet>,
-  ): Promise<Output<typeof getPolicySet>> {
+    input: Input<typeof listPolicySets>,
+  ): Promise<Output<typeof listPolicySets>> {
     return this.work.read(ctx, (transaction) =>
-      show(transaction, ctx, toUuid('vault', input.params.id)),
+      this.listing.page(ctx, listPolicySets.id, input.query, {
+        fields: { name: {}, createdAt: { read: asDate }, updatedAt: { read: asDate } },
+        where: { organizationId: ctx.organizationId, deletedAt: null },
+        fetch: (page) => transaction.policySet.findMany(page),
+        valueOf: (row, sort) => row[sort as 'name'],
+        idOf: (row) => row.id,
+        toItem: showSet,
+      }),
     );
   }
 
-  async assign(
-    ctx: TenantCtx,
-    input: Input<typeof assignPolicySet>,
-  ): Promise<Output<typeof assignPolicySet>> {
+  async get(ctx: TenantCtx, input: Input<typeof showPolicySet>) {
+    return this.work.read(ctx, async (transaction) =>
+      showSet(await findSet(transaction, ctx, input.params.id)),
+    );
+  }
+
+  async create(ctx: TenantCtx, input: Input<typeof createPolicySet>) {
     const { organizationId } = ctx;
-    const vaultId = toUuid('vault', input.params.id);
-    const { version } = input.body;
-    return this.work.write(ctx, assignPolicySet, input, async (transaction, note) => {
-      await lockVault(transaction, ctx, vaultId);
-      const before = await show(transaction, ctx, vaultId);
-      checkMatch(input.ifMatch, revisionOf(before.etag), false);
-      if (before.version !== null && version < before.version) {
-        throw new ServiceError('unprocessable', {
-          detail: `the vault holds version ${before.version}; agents never go back to an older one`,
+    const { policyIds: chosen, ...facts } = input.body;
+    const policyIds = chosen.map((id) => toUuid('policy', id));
+    return named(() =>
+      this.work.write(ctx, createPolicySet, input, async (transaction, note) => {
+        const count = await transaction.policySet.count({
+          where: { organizationId, deletedAt: null },
         });
+        if (count >= limits.policySetsPerOrganization) {
+          throw new ServiceError('limit_reached', { detail: `at most ${count} policy sets` });
+        }
+        await checkChoice(transaction, ctx, policyIds);
+        const row = await transaction.policySet.create({
+          data: { organizationId, id: newUuid(), ...facts, policyIds },
+        });
+        note({ target: { kind: 'policySet', id: toId('policySet', row.id), name: row.name } });
+        return showSet(row);
+      }),
+    );
+  }
+
+  async update(ctx: TenantCtx, input: Input<typeof updatePolicySet>) {
+    const { policyIds: chosen, ...facts } = input.body;
+    const policyIds = chosen?.map((id) => toUuid('policy', id));
+    return named(() =>
+      this.work.write(ctx, updatePolicySet, input, async (transaction, note) => {
+        const row = await lockSet(transaction, ctx, input.params.id);
+        checkMatch(input.ifMatch, row.revision, false);
+        if (policyIds) await checkChoice(transaction, ctx, policyIds);
+        const updated = await transaction.policySet.update({
+          where: { organizationId_id: { organizationId: ctx.organizationId, id: row.id } },
+          data: {
+            ...facts,
+            ...(policyIds ? { policyIds } : {}),
+            updatedAt: new Date(),
+            revision: { increment: 1 },
+          },
+        });
+        note({
+          target: { kind: 'policySet', id: input.params.id, name: updated.name },
+          changes: differences(showSet(row), input.body),
+        });
+        return showSet(updated);
+      }),
+    );
+  }
+
+  async remove(ctx: TenantCtx, input: Input<typeof deletePolicySet>) {
+    const { organizationId } = ctx;
+    return this.work.write(ctx, deletePolicySet, input, async (transaction, note) => {
+      const row = await lockSet(transaction, ctx, input.params.id);
+      checkMatch(input.ifMatch, row.revision, false);
+      const [held] = await transaction.$queryRaw<{ vaults: number }[]>`
+        select count(*)::int as vaults from policy.policy_set_assignment a
+        join policy.policy_set_version v
+          on v.organization_id = a.organization_id and v.number = a.version
+        join registry.vault r on r.organization_id = a.organization_id and r.id = a.vault_id
+        where a.organization_id = ${organizationId}::uuid and v.set_id = ${row.id}::uuid
+          and r.deleted_at is null`;
+      if (held && held.vaults > 0) {
+        throw new ServiceError('conflict', { detail: `${held.vaults} vaults are assigned it` });
       }
-      await transaction.$executeRaw`
-        insert into policy.policy_set_assignment (organization_id, vault_id, version, assigned_at)
-        values (${organizationId}::uuid, ${vaultId}::uuid, ${version}, clock_timestamp())
-        on conflict (organization_id, vault_id) do update
-          set version = excluded.version, assigned_at = excluded.assigned_at,
-            revision = policy_set_assignment.revision + 1`;
-      note({
-        target: { kind: 'vault', id: input.params.id },
-        changes: { version: { from: before.version, to: version } },
+      await transaction.policySet.update({
+        where: { organizationId_id: { organizationId, id: row.id } },
+        data: { deletedAt: new Date(), revision: { increment: 1 } },
       });
-      return show(transaction, ctx, vaultId);
+      note({ target: { kind: 'policySet', id: input.params.id, name: row.name } });
+      return null;
+    });
+  }
+
+  // Versions
+
+  /** Checks the whole, then numbers and signs it. */
+  async addVersion(
+    ctx: TenantCtx,
+    input: Input<typeof createPolicySetVersion>,
+  ): Promise<Output<typeof createPolicySetVersion>> {
+    const { chosen, row } = await this.work.read(ctx, async (transaction) => {
+      const row = await findSet(transaction, ctx, input.params.id);
+      return { row, chosen: await choosePolicies(transaction, ctx, row.policyIds) };
+    });
+    const settings = settingsOf(row);
+    const set = engineSet(chosen, settings);
+    const compiled = await compile(set);
+    if (!compiled.ok) {
+      const [first] = compiled.problems;
+      throw new ServiceError('unprocessable', {
+        detail: `the policies do not go together: ${first?.policyId ?? ''} ${first?.what ?? ''}`,
+      });
+    }
+    const signer = await this.signers.current(ctx);
+    return this.work.write(ctx, createPolicySetVersion, input, async (transaction, note) => {
+      const current = await lockSet(transaction, ctx, input.params.id);
+      if (current.revision !== row.revision) {
+        throw new ServiceError('conflict', { detail: 'the set was changed at the same moment' });
+      }
+      const added = await addSetVersion(transaction, ctx, signer, {
+        setId: row.id,
+        set,
+        settings,
+        note: input.body.note,
+      });
+      note({
+        target: { kind: 'policySet', id: input.params.id, name: row.name },
+        changes: { number: added.number, digest: added.digest },
+      });
+      return added;
+    });
+  }
+
+  async listVersions(
+    ctx: TenantCtx,
+    input: Input<typeof listPolicySetVersions>,
+  ): Promise<Output<typeof listPolicySetVersions>> {
+    const { limit, before } = input.query;
+    return this.work.read(ctx, async (transaction) => {
+      const { id } = await findSet(transaction, ctx, input.params.id);
+      const rows = await listSetVersions(transaction, ctx, id, before, limit + 1);
+      const shown = rows.slice(0, limit);
+      return {
+        items: shown.map(showSetVersion),
+        nextBefore: rows.length > limit ? (shown.at(-1)?.number ?? null) : null,
+      };
     });
   }
 }
 
-const revisionOf = (etag: string) => Number(etag.replaceAll('"', ''));
-
-/** One assignment after the other, so that each sees the version before it. */
-async function lockVault(
+/** Numbers and signs a set inside a transaction: one after the other in an organization. */
+export async function addSetVersion(
   transaction: Transaction,
-  { organizationId }: TenantCtx,
-  vaultId: string,
-): Promise<void> {
-  await transaction.$queryRaw`
-    select id from registry.vault
-    where organization_id = ${organizationId}::uuid and id = ${vaultId}::uuid
-    for no key update`;
+  ctx: TenantCtx,
+  signer: Signer,
+  { setId, set, settings, note }: NewSetVersion,
+): Promise<Output<typeof createPolicySetVersion>> {
+  const { organizationId } = ctx;
+  await transaction.$executeRaw`
+    select pg_advisory_xact_lock(hashtextextended(${`policy-set-number/${organizationId}`}, 0))`;
+  const last = await transaction.policySetVersion.findFirst({
+    where: { organizationId },
+    orderBy: { number: 'desc' },
+    select: { number: true, digest: true },
+  });
+  const number = (last?.number ?? 0) + 1;
+  if (number > limits.policySetVersionsPerOrganization) {
+    throw new ServiceError('limit_reached', { detail: `at most ${number - 1} signed sets` });
+  }
+  const content: PolicySetContent = {
+    form: policySetForm,
+    organizationId: toId('organization', organizationId),
+    setId: toId('policySet', setId),
+    number,
+    predecessor: last?.digest ?? '',
+    createdAt: new Date().toISOString(),
+    staleness: settings.staleness,
+    configuration: settings.configuration,
+    set,
+  };
+  const encoded = contentBytes(content);
+  if (encoded.length > policySetMaxBytes) {
+    throw new ServiceError('limit_reached', {
+      detail: `the set has ${encoded.length} bytes, at most ${policySetMaxBytes} are sent`,
+    });
+  }
+  const digest = policySetDigest(encoded);
+  const { signature, chain } = signWith(signer, digest);
+  const row = {
+    organizationId,
+    number,
+    setId,
+    digest,
+    predecessorDigest: content.predecessor,
+    note,
+    createdBy: ctx.actor.name,
+    createdAt: new Date(content.createdAt),
+  };
+  await transaction.policySetVersion.create({
+    data: {
+      ...row,
+      content: bytes(encoded),
+      signature: bytes(signature),
+      signerChain: chain.map(bytes),
+    },
+  });
+  await transaction.policySet.update({
+    where: { organizationId_id: { organizationId, id: setId } },
+    data: { latestNumber: number },
+  });
+  return showSetVersion({ ...row, bytes: encoded.length });
 }
 
-async function show(transaction: Transaction, { organizationId }: TenantCtx, vaultId: string) {
-  const [row] = await transaction.$queryRaw<
-    {
-      version: number | null;
-      assigned_at: Date | null;
-      revision: number | null;
-      total: number;
-      current: number;
-      unreported: number;
-    }[]
-  >`
-    select p.version, p.assigned_at, p.revision, a.*
-    from registry.vault v
-    left join policy.policy_set_assignment p
-      on p.organization_id = v.organization_id and p.vault_id = v.id
-    cross join lateral (
-      select count(*)::int as total,
-        count(*) filter (where l.policy_set_version = p.version)::int as current,
-        count(*) filter (where l.policy_set_version is null)::int as unreported
-      from registry.agent a
-      left join monitoring.agent_liveness l
-        on l.organization_id = a.organization_id and l.agent_id = a.id
-      where a.organization_id = v.organization_id and a.vault_id = v.id
-        and a.deleted_at is null and a.revoked_at is null
-    ) a
-    where v.organization_id = ${organizationId}::uuid and v.id = ${vaultId}::uuid
-      and v.deleted_at is null`;
-  if (!row) throw notFound();
-  const { total, current, unreported } = row;
-  return {
-    vaultId: toId('vault', vaultId),
-    version: row.version,
-    assignedAt: row.assigned_at?.toISOString() ?? null,
-    agents: { total, current, behind: total - current - unreported, unreported },
-    etag: etagOf(row.revision ?? 0),
-  };
+async function checkChoice(
+  transaction: Transaction,
+  { organizationId }: TenantCtx,
+  policyIds: readonly string[],
+): Promise<void> {
+  const found = await transaction.policy.count({
+    where: { organizationId, id: { in: [...policyIds] }, deletedAt: null },
+  });
+  if (found !== policyIds.length) {
+    throw new ServiceError('unprocessable', { detail: 'one of the policies does not exist' });
+  }
 }

@@ -1,7 +1,9 @@
 import {
   admitAgent,
   enrollAgent,
+  issueCommandSigner,
   issueGatewayCertificate,
+  issuePolicySigner,
   renewCertificate,
 } from '@keystead/contracts/agent-link';
 import type { Ctx } from '@keystead/contracts/context';
@@ -9,6 +11,7 @@ import { Answers, Caller, Given } from '@keystead/messaging/bus-handlers';
 import { Controller, Inject } from '@nestjs/common';
 import type { z } from 'zod';
 import { GatewayCertificates } from '../issuing/gateway-certificates.ts';
+import { SignerCertificates } from '../issuing/signer-certificates.ts';
 import { Admission } from './admission.ts';
 import { Enrollment } from './enrollment.ts';
 import { Renewal } from './renewal.ts';
@@ -20,6 +23,7 @@ export class AgentLinkBus {
     @Inject(Renewal) private readonly renewal: Renewal,
     @Inject(Admission) private readonly admission: Admission,
     @Inject(GatewayCertificates) private readonly gatewayCertificates: GatewayCertificates,
+    @Inject(SignerCertificates) private readonly signerCertificates: SignerCertificates,
   ) {}
 
   @Answers(enrollAgent)
@@ -40,5 +44,15 @@ export class AgentLinkBus {
   @Answers(issueGatewayCertificate)
   issueGatewayCertificate(@Given() input: z.output<typeof issueGatewayCertificate.input>) {
     return this.gatewayCertificates.issue(input);
+  }
+
+  @Answers(issuePolicySigner)
+  issuePolicySigner(@Given() input: z.output<typeof issuePolicySigner.input>) {
+    return this.signerCertificates.forPolicySets(input.organizationId, input.csr);
+  }
+
+  @Answers(issueCommandSigner)
+  issueCommandSigner(@Given() input: z.output<typeof issueCommandSigner.input>) {
+    return this.signerCertificates.forCommands(input.csr);
   }
 }

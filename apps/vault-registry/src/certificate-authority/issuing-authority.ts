@@ -17,6 +17,10 @@ import {
 } from 'node:crypto';
 import { isIP } from 'node:net';
 import { formatAgentUri } from '@keystead/agent-protocol/peer-identity';
+import {
+  commandSignerUri,
+  organizationSignerUri,
+} from '@keystead/agent-protocol/policy-set-signature';
 import { limits } from '@keystead/contracts/limits';
 import {
   AuthorityKeyIdentifierExtension,
@@ -198,6 +202,26 @@ export class IssuingAuthority {
       ),
       usage: ExtendedKeyUsage.serverAuth,
       lifeMs: serverCertificateLifeMs,
+    });
+  }
+
+  /** A certificate of a year for the key that signs an organization's policy sets. Id: a uuid. */
+  issuePolicySigner(publicKey: PublicKey, organizationId: string): Promise<IssuedCertificate> {
+    return this.#issue(publicKey, {
+      commonName: 'Keystead policy sets',
+      names: [{ type: 'url', value: organizationSignerUri(this.trustDomain, organizationId) }],
+      usage: ExtendedKeyUsage.codeSigning,
+      lifeMs: limits.organizationSignerTtlSeconds * 1_000,
+    });
+  }
+
+  /** A certificate of thirty days for a key that signs what agents are told to do. */
+  issueCommandSigner(publicKey: PublicKey): Promise<IssuedCertificate> {
+    return this.#issue(publicKey, {
+      commonName: 'Keystead commands',
+      names: [{ type: 'url', value: commandSignerUri(this.trustDomain) }],
+      usage: ExtendedKeyUsage.codeSigning,
+      lifeMs: limits.commandSignerTtlSeconds * 1_000,
     });
   }
 

@@ -1,0 +1,158 @@
+/**
+ * The signed set that each vault should hold, beside what its agents say that they hold: the
+ * difference is shown, never guessed.
+ */
+import { checkMatch, etagOf } from '@keystead/access/precondition';
+import { TenantWork } from '@keystead/access/tenant-work';
+import type { TenantCtx } from '@keystead/contracts/context';
+import { notFound, ServiceError } from '@keystead/contracts/errors';
+import { toId, toUuid } from '@keystead/contracts/ids';
+import type { Input, Output } from '@keystead/contracts/operation';
+import {
+  assignPolicySet,
+  type effectivePolicies,
+  type getPolicySet,
+} from '@keystead/contracts/policy';
+import type { Transaction } from '@keystead/database/database';
+import { Bus } from '@keystead/messaging/bus';
+import { Inject, Injectable } from '@nestjs/common';
+import { readContent } from '../policy-sets/set-content.ts';
+import { assignNumber, lockVaults } from './assignment-rows.ts';
+import { effectiveLevels } from './effective-levels.ts';
+
+@Injectable()
+export class Assignments {
+  constructor(
+    @Inject(TenantWork) private readonly work: TenantWork,
+    @Inject(Bus) private readonly bus: Pick<Bus, 'nudge'>,
+  ) {}
+
+  async get(
+    ctx: TenantCtx,
+    input: Input<typeof getPolicySet>,
+  ): Promise<Output<typeof getPolicySet>> {
+    return this.work.read(ctx, (transaction) =>
+      show(transaction, ctx, toUuid('vault', input.params.id)),
+    );
+  }
+
+  async assign(
+    ctx: TenantCtx,
+    input: Input<typeof assignPolicySet>,
+  ): Promise<Output<typeof assignPolicySet>> {
+    const { organizationId } = ctx;
+    const vaultId = toUuid('vault', input.params.id);
+    const { version: number } = input.body;
+    const answer = await this.work.write(ctx, assignPolicySet, input, async (transaction, note) => {
+      await lockVaults(transaction, organizationId, [vaultId]);
+      const before = await show(transaction, ctx, vaultId);
+      checkMatch(input.ifMatch, revisionOf(before.etag), false);
+      if (before.version !== null && number < before.version) {
+        throw new ServiceError('unprocessable', {
+          detail: `the vault holds version ${before.version}; agents never go back to an older one`,
+        });
+      }
+      const set = await transaction.policySetVersion.findUnique({
+        where: { organizationId_number: { organizationId, number } },
+        select: { number: true },
+      });
+      if (!set) {
+        throw new ServiceError('unprocessable', { detail: `there is no signed set ${number}` });
+      }
+      await assignNumber(transaction, organizationId, [vaultId], number);
+      note({
+        target: { kind: 'vault', id: input.params.id },
+        changes: { version: { from: before.version, to: number } },
+      });
+      return show(transaction, ctx, vaultId);
+    });
+    this.bus.nudge('policySets', organizationId);
+    return answer;
+  }
+
+  async effective(
+    ctx: TenantCtx,
+    input: Input<typeof effectivePolicies>,
+  ): Promise<Output<typeof effectivePolicies>> {
+    const vaultId = toUuid('vault', input.params.id);
+    return this.work.read(ctx, async (transaction) => {
+      const { version: number, digest } = await show(transaction, ctx, vaultId);
+      const row =
+        number === null
+          ? null
+          : await transaction.policySetVersion.findUnique({
+              where: { organizationId_number: { organizationId: ctx.organizationId, number } },
+              select: { content: true },
+            });
+      if (!row) {
+        return {
+          vaultId: input.params.id,
+          number: null,
+          digest: null,
+          staleness: null,
+          configuration: {},
+          levels: [],
+        };
+      }
+      const content = readContent(row.content);
+      return {
+        vaultId: input.params.id,
+        number,
+        digest,
+        staleness: content.staleness,
+        configuration: content.configuration,
+        levels: effectiveLevels(content.set, input.query.namespace ?? null),
+      };
+    });
+  }
+}
+
+const revisionOf = (etag: string) => Number(etag.replaceAll('"', ''));
+
+async function show(
+  transaction: Transaction,
+  { organizationId }: TenantCtx,
+  vaultId: string,
+): Promise<Output<typeof getPolicySet>> {
+  const [row] = await transaction.$queryRaw<
+    {
+      version: number | null;
+      set_id: string | null;
+      digest: string | null;
+      assigned_at: Date | null;
+      revision: number | null;
+      total: number;
+      current: number;
+      unreported: number;
+    }[]
+  >`
+    select p.version, s.set_id, s.digest, p.assigned_at, p.revision, a.*
+    from registry.vault v
+    left join policy.policy_set_assignment p
+      on p.organization_id = v.organization_id and p.vault_id = v.id
+    left join policy.policy_set_version s
+      on s.organization_id = p.organization_id and s.number = p.version
+    cross join lateral (
+      select count(*)::int as total,
+        count(*) filter (where l.policy_set_version = p.version)::int as current,
+        count(*) filter (where l.policy_set_version is null)::int as unreported
+      from registry.agent a
+      left join monitoring.agent_liveness l
+        on l.organization_id = a.organization_id and l.agent_id = a.id
+      where a.organization_id = v.organization_id and a.vault_id = v.id
+        and a.deleted_at is null and a.revoked_at is null
+    ) a
+    where v.organization_id = ${organizationId}::uuid and v.id = ${vaultId}::uuid
+      and v.deleted_at is null`;
+  if (!row) throw notFound();
+  const { total, current, unreported } = row;
+  return {
+    vaultId: toId('vault', vaultId),
+    version: row.version,
+    policySetId: row.set_id === null ? null : toId('policySet', row.set_id),
+    digest: row.digest,
+    assignedAt: row.assigned_at?.toISOString() ?? null,
+    agents: { total, current, behind: total - current - unreported, unreported },
+    etag: etagOf(row.revision ?? 0),
+  };
+}

@@ -1,0 +1,275 @@
+/**
+ * What agents on open streams are told. The gateway says what each holds; what each should hold is a
+ * row. A difference becomes a command that is numbered and signed for that agent; agents that are
+ * away are told when they come back. Asking twice changes nothing.
+ */
+import type { deliverPolicies, readPolicySet } from '@keystead/contracts/agent-link';
+import { limits } from '@keystead/contracts/limits';
+import { Database, type Transaction } from '@keystead/database/database';
+import { enqueueMany } from '@keystead/database/outbox';
+import { Bus } from '@keystead/messaging/bus';
+import { Inject, Injectable } from '@nestjs/common';
+import type { z } from 'zod';
+import { type CommandAction, CommandSigner } from '../signing/command-signer.ts';
+import { type AgentState, type Held, nextDelivery } from './next-delivery.ts';
+
+type Asked = z.output<typeof deliverPolicies.input>['agents'];
+type Answer = z.input<typeof deliverPolicies.output>['results'][number];
+
+interface Row {
+  organization_id: string;
+  agent_id: string;
+  vault_id: string;
+  number: number | null;
+  digest: string | null;
+  total_bytes: number;
+  state: AgentState | null;
+  known_number: number | null;
+  held_number: number | null;
+  held_digest: string | null;
+  delivered_at: Date | null;
+  updated_at: Date | null;
+  command_number: bigint | null;
+  now: Date;
+}
+
+interface Change {
+  row: Row;
+  held: Held | null;
+  state: AgentState;
+  send: boolean;
+}
+
+@Injectable()
+export class Deliveries {
+  constructor(
+    @Inject(Database) private readonly database: Database,
+    @Inject(CommandSigner) private readonly signer: CommandSigner,
+    @Inject(Bus) private readonly bus: Pick<Bus, 'nudge'>,
+  ) {}
+
+  async deliver(agents: Asked): Promise<z.input<typeof deliverPolicies.output>> {
+    if (agents.length === 0) return { results: [] };
+    const { rows, changes, signatures, drifted } = await this.database.acrossTenants(
+      'deliver-policies',
+      async (transaction) => {
+        const rows = new Map((await read(transaction, agents)).map((row) => [row.agent_id, row]));
+        const changes = agents.flatMap((agent) => changeOf(agent, rows.get(agent.agentId)));
+        await write(transaction, changes);
+        const drifted = changes.filter(
+          ({ row, state }) => state === 'drifted' && row.state !== 'drifted',
+        );
+        const mended = changes.filter(({ row, state }) => {
+          return state === 'active' && (row.state === 'drifted' || row.state === 'rejected');
+        });
+        await enqueueMany(transaction, 'vault.reported', [
+          ...drifted.map(({ row }) => reportOf(row, 'policy.drifted', 'drifted', 'raised')),
+          ...mended.map(({ row }) => reportOf(row, 'policy.drifted', 'drifted', 'cleared')),
+        ]);
+        const sent = changes.filter(({ send }) => send);
+        return {
+          rows,
+          changes,
+          drifted: drifted.length + mended.length > 0,
+          signatures: await signaturesOf(transaction, sent),
+        };
+      },
+    );
+    if (drifted) this.bus.nudge('vaultReports');
+    const commands = await this.#commands(
+      changes.filter(({ send }) => send),
+      signatures,
+    );
+    return {
+      results: agents.map(({ agentId }): Answer => {
+        const row = rows.get(agentId);
+        return {
+          assigned:
+            row?.number == null || row.digest === null
+              ? null
+              : { number: row.number, digest: row.digest },
+          command: commands.get(agentId)?.toString('base64') ?? null,
+        };
+      }),
+    };
+  }
+
+  /** A part of a set, for gateways. */
+  async part({
+    organizationId,
+    digest,
+    offset,
+  }: z.output<typeof readPolicySet.input>): Promise<z.input<typeof readPolicySet.output>> {
+    const [row] = await this.database.withTenant(
+      { organizationId },
+      (transaction) => transaction.$queryRaw<{ total: number; part: Uint8Array }[]>`
+        select octet_length(content) as total,
+          substring(content from ${offset + 1}::int for ${limits.policySetPartBytes}::int) as part
+        from policy.policy_set_version
+        where organization_id = ${organizationId}::uuid and digest = ${digest}`,
+    );
+    return row
+      ? { totalBytes: row.total, content: Buffer.from(row.part).toString('base64') }
+      : { totalBytes: 0, content: null };
+  }
+
+  async #commands(
+    sent: readonly Change[],
+    signatures: ReadonlyMap<string, { signature: Buffer; chain: Buffer[] }>,
+  ): Promise<Map<string, Buffer>> {
+    if (sent.length === 0) return new Map();
+    const signed = await this.signer.sign(
+      sent.map(({ row }) => {
+        const { signature, chain } = signatures.get(`${row.organization_id}/${row.number}`) as {
+          signature: Buffer;
+          chain: Buffer[];
+        };
+        const action: CommandAction = {
+          $case: 'assignPolicySet',
+          value: {
+            policySet: { version: row.number ?? 0, digest: row.digest ?? '' },
+            totalBytes: row.total_bytes,
+            signature,
+            signerChain: chain,
+          },
+        };
+        return {
+          vaultId: row.vault_id,
+          number: Number((row.command_number ?? 0n) + 1n),
+          action,
+        };
+      }),
+    );
+    return new Map(sent.map(({ row }, index) => [row.agent_id, signed[index] as Buffer]));
+  }
+}
+
+function changeOf({ held }: Asked[number], row: Row | undefined): Change[] {
+  if (row === undefined) return [];
+  const assigned =
+    row.number === null || row.digest === null ? null : { number: row.number, digest: row.digest };
+  const { state, send } = nextDelivery(
+    assigned,
+    held,
+    row.state === null || row.updated_at === null
+      ? undefined
+      : {
+          state: row.state,
+          number: row.known_number,
+          deliveredAtMs: row.delivered_at?.getTime() ?? null,
+          updatedAtMs: row.updated_at.getTime(),
+        },
+    row.now.getTime(),
+  );
+  if (state === null) return [];
+  const isNews =
+    send ||
+    state !== row.state ||
+    row.known_number !== row.number ||
+    row.held_digest !== (held?.digest ?? null);
+  return isNews ? [{ row, held, state, send }] : [];
+}
+
+/** In one order, so that two gateways that tell the same agents do not wait for each other. */
+async function read(transaction: Transaction, agents: Asked): Promise<Row[]> {
+  const organizations = agents.map(({ organizationId }) => organizationId);
+  const ids = agents.map(({ agentId }) => agentId);
+  await transaction.$queryRaw`
+    select agent_id from policy.agent_policy
+    where (organization_id, agent_id) in (
+      select * from unnest(${organizations}::uuid[], ${ids}::uuid[]))
+    order by organization_id, agent_id for update`;
+  return transaction.$queryRaw<Row[]>`
+    select a.organization_id, a.id as agent_id, a.vault_id, s.number, s.digest,
+      coalesce(octet_length(s.content), 0) as total_bytes, k.state, k.number as known_number,
+      k.held_number, k.held_digest, k.delivered_at, k.updated_at, k.command_number,
+      clock_timestamp() as now
+    from registry.agent a
+    left join policy.policy_set_assignment p
+      on p.organization_id = a.organization_id and p.vault_id = a.vault_id
+    left join policy.policy_set_version s
+      on s.organization_id = p.organization_id and s.number = p.version
+    left join policy.agent_policy k
+      on k.organization_id = a.organization_id and k.agent_id = a.id
+    where (a.organization_id, a.id) in (
+        select * from unnest(${organizations}::uuid[], ${ids}::uuid[]))
+      and a.deleted_at is null and a.revoked_at is null`;
+}
+
+async function write(transaction: Transaction, changes: readonly Change[]): Promise<void> {
+  if (changes.length === 0) return;
+  const ordered = [...changes].sort((one, other) =>
+    one.row.agent_id < other.row.agent_id ? -1 : 1,
+  );
+  await transaction.$executeRaw`
+    insert into policy.agent_policy as t (organization_id, agent_id, vault_id, state, number,
+      held_number, held_digest, command_number, delivered_at, active_at, updated_at)
+    select k.organization_id, k.agent_id, k.vault_id, k.state, k.number, k.held_number,
+      k.held_digest, k.sent::int, case when k.sent then clock_timestamp() end,
+      case when k.state = 'active' then clock_timestamp() end, clock_timestamp()
+    from unnest(
+      ${ordered.map(({ row }) => row.organization_id)}::uuid[],
+      ${ordered.map(({ row }) => row.agent_id)}::uuid[],
+      ${ordered.map(({ row }) => row.vault_id)}::uuid[],
+      ${ordered.map(({ state }) => state)}::text[],
+      ${ordered.map(({ row }) => row.number)}::int[],
+      ${ordered.map(({ held }) => held?.number ?? null)}::int[],
+      ${ordered.map(({ held }) => held?.digest ?? null)}::text[],
+      ${ordered.map(({ send }) => send)}::boolean[]
+    ) as k(organization_id, agent_id, vault_id, state, number, held_number, held_digest, sent)
+    on conflict (organization_id, agent_id) do update set
+      vault_id = excluded.vault_id,
+      state = excluded.state,
+      held_number = excluded.held_number,
+      held_digest = excluded.held_digest,
+      command_number = t.command_number + excluded.command_number,
+      delivered_at = coalesce(excluded.delivered_at, t.delivered_at),
+      active_at = case when t.state = 'active' and t.number = excluded.number then t.active_at
+        else excluded.active_at end,
+      reason = case when excluded.state = 'rejected' then t.reason end,
+      allowed = case when t.number = excluded.number then t.allowed else 0 end,
+      denied = case when t.number = excluded.number then t.denied else 0 end,
+      newly_denied = case when t.number = excluded.number then t.newly_denied else 0 end,
+      errors = case when t.number = excluded.number then t.errors else 0 end,
+      number = excluded.number,
+      updated_at = case
+        when t.state = excluded.state and t.number = excluded.number and not excluded.command_number > 0
+        then t.updated_at else excluded.updated_at end`;
+}
+
+async function signaturesOf(transaction: Transaction, sent: readonly Change[]) {
+  const keys = [
+    ...new Map(
+      sent.map(({ row }) => [
+        `${row.organization_id}/${row.number}`,
+        { organizationId: row.organization_id, number: row.number ?? 0 },
+      ]),
+    ).values(),
+  ];
+  if (keys.length === 0) return new Map();
+  const rows = await transaction.policySetVersion.findMany({
+    where: { OR: keys },
+    select: { organizationId: true, number: true, signature: true, signerChain: true },
+  });
+  return new Map(
+    rows.map((row) => [
+      `${row.organizationId}/${row.number}`,
+      {
+        signature: Buffer.from(row.signature),
+        chain: row.signerChain.map((certificate) => Buffer.from(certificate)),
+      },
+    ]),
+  );
+}
+
+export function reportOf(
+  row: { organization_id: string; vault_id: string; agent_id: string },
+  kind: 'policy.rejected' | 'policy.drifted' | 'policy.stale' | 'policy.halted',
+  reason: string,
+  state: 'raised' | 'cleared',
+) {
+  return {
+    organizationId: row.organization_id,
+    payload: { vaultId: row.vault_id, agentId: row.agent_id, kind, reason, state },
+  };
+}

@@ -1,0 +1,201 @@
+import { newUuid } from '@keystead/contracts/ids';
+import {
+  applyPolicies,
+  createPolicy,
+  listPolicies,
+  listPolicyVersions,
+} from '@keystead/contracts/policy';
+import { afterAll, beforeAll, describe, expect, it, test } from 'vitest';
+import {
+  ctxOf,
+  denyAll,
+  given,
+  type Organization,
+  PolicyWorld,
+  permitAll,
+} from '../policy.fixture.ts';
+import { checkSource, isValid } from './policy-check.ts';
+import { policyTemplates } from './policy-templates.ts';
+
+let world: PolicyWorld;
+let organization: Organization;
+
+beforeAll(async () => {
+  world = await PolicyWorld.open();
+  organization = await world.organization();
+});
+afterAll(() => world.close());
+
+const cedar = (text: string) => ({ format: 'cedar' as const, text });
+const create = (changes: Record<string, unknown> = {}, { ctx }: Organization = organization) =>
+  world.policies.create(
+    ctx,
+    given<typeof createPolicy>({
+      body: createPolicy.body.parse({ name: newUuid(), source: cedar(permitAll), ...changes }),
+    }),
+  );
+const at = (id: string, version: number, body: Record<string, unknown> = {}) =>
+  given<never>({ params: { id, version }, query: {}, body });
+
+describe('a policy', () => {
+  it('goes from draft to reviewed to published, and its versions never change', async () => {
+    const { ctx } = organization;
+    const { id } = await create();
+    expect(await world.policies.getVersion(ctx, at(id, 1))).toMatchObject({
+      state: 'draft',
+      author: { name: 'Admin' },
+      problems: [],
+    });
+    await world.policies.review(ctx, at(id, 1, { verdict: 'approve', comment: 'good' }));
+    expect(await world.policies.publish(ctx, at(id, 1))).toMatchObject({ state: 'published' });
+    await world.policies.addVersion(
+      ctx,
+      given({ params: { id }, body: { source: cedar(denyAll), note: 'stricter' } }),
+    );
+    await world.policies.publish(ctx, at(id, 2));
+    expect(await world.policies.get(ctx, given({ params: { id } }))).toMatchObject({
+      latestVersion: 2,
+      publishedVersion: 2,
+    });
+    const { items } = await world.policies.listVersions(
+      ctx,
+      given({ params: { id }, query: listPolicyVersions.query.parse({}) }),
+    );
+    expect(items.map(({ version, state }) => [version, state])).toEqual([
+      [2, 'published'],
+      [1, 'superseded'],
+    ]);
+    await expect(
+      world.database.withTenant(ctx, (transaction) =>
+        transaction.policyVersion.updateMany({ data: { content: 'changed' } }),
+      ),
+    ).rejects.toThrow();
+    expect(
+      (await world.policies.listComments(ctx, at(id, 1))).items.map(({ text }) => text),
+    ).toEqual(['good']);
+  });
+
+  it('with four eyes is reviewed and published by somebody else than its author', async () => {
+    const { ctx, organizationId } = organization;
+    const other = ctxOf(organizationId, 'Other');
+    const { id } = await create({ fourEyes: true });
+    const approve = at(id, 1, { verdict: 'approve', comment: '' });
+    await expect(world.policies.publish(other, at(id, 1))).rejects.toMatchObject({
+      code: 'unprocessable',
+    });
+    await expect(world.policies.review(ctx, approve)).rejects.toMatchObject({
+      code: 'unprocessable',
+    });
+    await world.policies.review(other, approve);
+    await expect(world.policies.publish(ctx, at(id, 1))).rejects.toMatchObject({
+      code: 'unprocessable',
+    });
+    expect(await world.policies.publish(other, at(id, 1))).toMatchObject({
+      publisher: { name: 'Other' },
+    });
+  });
+
+  it('that is not valid is kept as a draft with its problems, and not published', async () => {
+    const { id } = await create({ source: cedar('permit(principle, action, resource);') });
+    const shown = await world.policies.getVersion(organization.ctx, at(id, 1));
+    expect(shown.problems[0]).toMatchObject({ severity: 'error', where: { line: 1 } });
+    for (const act of [
+      () => world.policies.publish(organization.ctx, at(id, 1)),
+      () => world.policies.review(organization.ctx, at(id, 1, { verdict: 'approve', comment: '' })),
+    ]) {
+      await expect(act()).rejects.toMatchObject({ code: 'unprocessable' });
+    }
+  });
+
+  it('is compared with what is published, line by line', async () => {
+    const { ctx } = organization;
+    const { id } = await create({ source: cedar(`// one\n${permitAll}\n// end`) });
+    await world.policies.publish(ctx, at(id, 1));
+    await world.policies.addVersion(
+      ctx,
+      given({ params: { id }, body: { source: cedar(`// one\n${denyAll}\n// end`), note: '' } }),
+    );
+    expect(await world.policies.diff(ctx, at(id, 2))).toEqual({
+      from: 1,
+      to: 2,
+      lines: [
+        { change: 'same', text: '// one' },
+        { change: 'removed', text: permitAll },
+        { change: 'added', text: denyAll },
+        { change: 'same', text: '// end' },
+      ],
+    });
+  });
+
+  it("of another organization is answered like one that is not there, and names are an organization's own", async () => {
+    const foreign = await world.organization();
+    const { id } = await create({ name: 'Same' });
+    await create({ name: 'Same' }, foreign);
+    await expect(create({ name: 'SAME' })).rejects.toMatchObject({ code: 'conflict' });
+    for (const asked of [id, 'pol_01h455vb4pex5vsknk084sn02q']) {
+      await expect(
+        world.policies.get(foreign.ctx, given({ params: { id: asked } })),
+      ).rejects.toMatchObject({ code: 'not_found' });
+      await expect(world.policies.publish(foreign.ctx, at(asked, 1))).rejects.toMatchObject({
+        code: 'not_found',
+      });
+    }
+  });
+
+  it('belongs to a namespace exactly at the level of namespaces, and to no set when it is deleted', async () => {
+    await expect(create({ level: 'namespace' })).rejects.toMatchObject({ code: 'invalid_request' });
+    await expect(create({ namespace: 'payments' })).rejects.toMatchObject({
+      code: 'invalid_request',
+    });
+    const id = await world.published(organization);
+    await world.signedSet(organization, [id]);
+    await expect(
+      world.policies.remove(organization.ctx, given({ params: { id } })),
+    ).rejects.toMatchObject({ code: 'conflict' });
+  });
+});
+
+describe('policies as files', () => {
+  it('are applied by name, the same files again change nothing, and a plan changes nothing at all', async () => {
+    const { ctx } = await world.organization();
+    const apply = (texts: Record<string, string>, mode: 'plan' | 'apply', prune = false) =>
+      world.files.apply(
+        ctx,
+        given<typeof applyPolicies>({
+          body: applyPolicies.body.parse({
+            files: Object.entries(texts).map(([name, text]) => ({ name, source: cedar(text) })),
+            mode,
+            prune,
+          }),
+        }),
+      );
+    const actions = (answer: Awaited<ReturnType<typeof apply>>) =>
+      answer.steps.map(({ action, name }) => `${action} ${name}`);
+    const files = { one: permitAll, two: denyAll };
+    expect(actions(await apply(files, 'plan'))).toEqual(['create one', 'create two']);
+    const list = async () =>
+      (await world.policies.list(ctx, given({ query: listPolicies.query.parse({}) }))).items;
+    expect(await list()).toEqual([]);
+    expect(await apply(files, 'apply')).toMatchObject({ applied: true });
+    expect(actions(await apply(files, 'apply'))).toEqual(['unchanged one', 'unchanged two']);
+    expect((await list()).map(({ latestVersion }) => latestVersion)).toEqual([1, 1]);
+    expect(actions(await apply({ one: denyAll }, 'apply', true))).toEqual([
+      'update one',
+      'delete two',
+    ]);
+    expect((await list()).map(({ name, latestVersion }) => [name, latestVersion])).toEqual([
+      ['one', 2],
+    ]);
+    const exported = await world.files.export(ctx, given({ query: { limit: 10 } }));
+    expect(exported.files).toMatchObject([{ name: 'one', source: cedar(denyAll) }]);
+    await expect(apply({ one: 'permit(' }, 'apply')).rejects.toMatchObject({
+      code: 'unprocessable',
+    });
+  });
+});
+
+test.each(policyTemplates)('the template $name is valid as it stands', async ({ source }) => {
+  const problems = await checkSource(source);
+  expect(problems).toEqual([]);
+  expect(isValid(problems)).toBe(true);
+});

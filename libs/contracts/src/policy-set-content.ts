@@ -1,0 +1,53 @@
+/**
+ * What a policy set says, as it is signed and held by agents: JSON in UTF-8. The policies themselves
+ * are the policy engine's to read.
+ */
+import { z } from 'zod';
+import { idSchema } from './ids.ts';
+import { limits } from './limits.ts';
+
+export const policySetForm = 'keystead.policy-set.v1';
+
+/** What happens when an agent has not heard from the control plane for longer than the set allows. */
+export const staleness = z.strictObject({
+  afterSeconds: z.number().int().min(limits.staleAfterMinSeconds).max(limits.staleAfterMaxSeconds),
+  /** `keep`: decide as before. `restrict`: reading alone. `deny`: nothing but health and overrides. */
+  afterwards: z.enum(['keep', 'restrict', 'deny']),
+});
+export type Staleness = z.infer<typeof staleness>;
+
+/** What of an agent's configuration is rolled out with a set: a listed, safe choice. */
+export const agentConfiguration = z.strictObject({
+  requestsPerSecondPerIdentity: z.number().int().min(1).max(100_000).optional(),
+  rotationIntervalSeconds: z
+    .number()
+    .int()
+    .min(3_600)
+    .max(366 * 24 * 3_600)
+    .optional(),
+  secretMaxVersions: z.number().int().min(1).max(1_000).optional(),
+  auditRetentionDays: z.number().int().min(1).max(3_660).optional(),
+  tokenTtlSeconds: z
+    .number()
+    .int()
+    .min(60)
+    .max(366 * 24 * 3_600)
+    .optional(),
+});
+export type AgentConfiguration = z.infer<typeof agentConfiguration>;
+
+export const policySetContent = z.strictObject({
+  form: z.literal(policySetForm),
+  organizationId: idSchema('organization'),
+  setId: idSchema('policySet'),
+  /** Counts the sets of the organization, from 1. */
+  number: z.number().int().min(1).max(2_147_483_647),
+  /** Digest of the number before this one; empty for the first. */
+  predecessor: z.string().regex(/^(?:[0-9a-f]{64})?$/),
+  createdAt: z.iso.datetime(),
+  staleness: staleness.nullable(),
+  configuration: agentConfiguration,
+  /** Read by the policy engine. */
+  set: z.record(z.string(), z.unknown()),
+});
+export type PolicySetContent = z.infer<typeof policySetContent>;
