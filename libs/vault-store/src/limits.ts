@@ -37,8 +37,8 @@ export const vaultLimits = {
   keyCacheEntries: 256,
   keyCacheTtlMs: 5 * 60_000,
 
-  /** A change that keeps losing against others is given up, and says so. */
-  changeAttempts: 8,
+  /** Whoever loses a race lost it to one who won: so many changes of one record at once all end. */
+  changeAttempts: 64,
 
   /** One transaction: long enough that its commit costs little, short enough to hold nobody up. */
   rekeyPageRecords: 2_000,

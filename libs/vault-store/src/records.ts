@@ -244,6 +244,7 @@ export class Records {
   ): Promise<VaultRecord> {
     const { store, now } = this.#parts;
     for (let attempt = 1; attempt <= vaultLimits.changeAttempts; attempt += 1) {
+      if (attempt > 4) await new Promise((resolve) => setTimeout(resolve, attempt / 4));
       const row = await this.#row(reference);
       if (row === undefined || row.soft_deleted_at !== never) throw new RecordNotFound();
       const decided = await decide(row);

@@ -1,6 +1,7 @@
 import { mkdtempSync, rmSync, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { DatabaseSync } from 'node:sqlite';
 import { sql } from 'kysely';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { isDuplicate, openSql, type SqlStore } from './sql-store.ts';
@@ -57,6 +58,38 @@ test('writes at the same moment see each other and lose no count', async () => {
   );
   const row = await store.db.selectFrom('item').selectAll().executeTakeFirstOrThrow();
   expect(row.count).toBe(200);
+});
+
+test('two stores on one file in one process wait for each other', async () => {
+  const other = await openSql<Schema>({ kind: 'sqlite', file: join(folder, 'inner', 'store.db') });
+  await insert('counter');
+  await Promise.all(
+    Array.from({ length: 100 }, (_, index) =>
+      (index % 2 === 0 ? store : other).write((queries) =>
+        queries
+          .updateTable('item')
+          .set((row) => ({ count: row('count', '+', 1) }))
+          .execute(),
+      ),
+    ),
+  );
+  const row = await other.db.selectFrom('item').selectAll().executeTakeFirstOrThrow();
+  expect(row.count).toBe(100);
+  await other.close();
+});
+
+test('a lock that another process holds is waited for without holding the event loop', async () => {
+  const stranger = new DatabaseSync(join(folder, 'inner', 'store.db'));
+  stranger.exec('begin immediate');
+  let turns = 0;
+  const counting = setInterval(() => {
+    turns += 1;
+    if (turns === 10) stranger.exec('rollback');
+  }, 5);
+  await insert('patient');
+  clearInterval(counting);
+  stranger.close();
+  expect(turns).toBeGreaterThanOrEqual(10);
 });
 
 test('a snapshot sees one state, whatever is written meanwhile', async () => {

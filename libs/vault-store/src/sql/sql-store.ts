@@ -6,6 +6,7 @@
  * after a deadlock or a lost race. On SQLite writes that wait at the same moment share one commit, each
  * behind a savepoint of its own, so that one that fails takes nothing of the others with it.
  */
+import { realpathSync } from 'node:fs';
 import type { DatabaseSync } from 'node:sqlite';
 import { Kysely, MysqlDialect, PostgresDialect, SqliteDialect, sql } from 'kysely';
 import { openSqliteFile, sqliteForKysely } from './sqlite.ts';
@@ -149,6 +150,39 @@ export function isDuplicate(error: unknown): boolean {
   return code === '23505' || errno === 1062 || errcode === 1555 || errcode === 2067;
 }
 
+/** One statement at most holds the event loop so long; then others have a turn. */
+const sqliteBlockMs = 20;
+/** How long another process may hold the file before a write is given up. */
+const sqliteLockMs = 10_000;
+
+async function beginImmediate(database: DatabaseSync): Promise<void> {
+  const deadline = performance.now() + sqliteLockMs;
+  for (;;) {
+    try {
+      database.exec('begin immediate');
+      return;
+    } catch (error) {
+      // SQLITE_BUSY: nothing was begun.
+      const isBusy = ((error as { errcode?: number }).errcode ?? 0) % 256 === 5;
+      if (!isBusy || performance.now() > deadline) throw error;
+    }
+    await new Promise((resolve) => setTimeout(resolve, 5));
+  }
+}
+
+/**
+ * Who writes to one file in this process waits in one line: a connection that waited for another inside
+ * of SQLite would hold the thread that the other needs to go on.
+ */
+const lines = new Map<string, { tail: Promise<void> }>();
+
+function lineOf(file: string): { tail: Promise<void> } {
+  const name = realpathSync(file);
+  const line = lines.get(name) ?? { tail: Promise.resolve() };
+  lines.set(name, line);
+  return line;
+}
+
 interface WaitingWrite<Schema> {
   work: (queries: Queries<Schema>) => Promise<unknown>;
   resolve: (value: unknown) => void;
@@ -164,8 +198,10 @@ function openSqlite<Schema>(file: string): SqlStore<Schema> {
   // A database in memory has one connection: its readers see what is not committed yet.
   const reading = isMemory ? writing : openSqliteFile(file);
   const reader = isMemory ? writer : kysely(reading);
+  // A transaction is open across turns of the event loop, so another process is waited for there too.
+  writing.exec(`pragma busy_timeout = ${sqliteBlockMs}`);
   const waiting: WaitingWrite<Schema>[] = [];
-  let turn: Promise<void> = Promise.resolve();
+  const line = isMemory ? { tail: Promise.resolve() } : lineOf(file);
   let isScheduled = false;
   let isClosed = false;
 
@@ -175,7 +211,7 @@ function openSqlite<Schema>(file: string): SqlStore<Schema> {
       const group = waiting.splice(0, sharedCommitMax);
       const settle: (() => void)[] = [];
       try {
-        writing.exec('begin immediate');
+        await beginImmediate(writing);
         for (const { work, resolve, reject } of group) {
           writing.exec('savepoint one');
           try {
@@ -208,7 +244,7 @@ function openSqlite<Schema>(file: string): SqlStore<Schema> {
         waiting.push({ work, resolve: resolve as (value: unknown) => void, reject });
         if (isScheduled) return;
         isScheduled = true;
-        turn = turn.then(commitTogether);
+        line.tail = line.tail.then(commitTogether);
       }),
     snapshot: async (work) => {
       if (isMemory) return work(reader);
@@ -224,7 +260,7 @@ function openSqlite<Schema>(file: string): SqlStore<Schema> {
     },
     close: async () => {
       isClosed = true;
-      await turn;
+      await line.tail;
       if (!isMemory) reading.close();
       writing.close();
     },
