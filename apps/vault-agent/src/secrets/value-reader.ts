@@ -172,7 +172,8 @@ export class ValueReader {
   }
 }
 
-const valueQuery = `select secret.id, is_deleted, expires_at_ms, secret.revision, version, state,
+/** What SQLite is asked on the hot path. */
+export const valueQuery = `select secret.id, is_deleted, expires_at_ms, secret.revision, version, state,
     sealed, encoding, secret_version.created_at_ms
   from secret
     join secret_version on secret_id = secret.id and version = current_version

@@ -1,0 +1,182 @@
+import { rmSync } from 'node:fs';
+import { join } from 'node:path';
+import { inspect } from 'node:util';
+import {
+  type KeyProvider,
+  KeyProviderError,
+  type WrappedKey,
+} from '@keystead/envelope/key-provider';
+import type { SecretKey } from '@keystead/envelope/keys';
+import { openFileKey } from '@keystead/envelope/providers/file';
+import { afterEach, expect, test } from 'vitest';
+import {
+  closeVault,
+  closeVaults,
+  freshFolder,
+  openTestVault,
+  plainNamespace,
+  plainSecret,
+  sqlitePlace,
+  testCaller,
+} from '../store/vault.fixture.ts';
+import { Vault } from '../store/vault.ts';
+
+afterEach(() => closeVaults());
+const caller = testCaller();
+
+async function filled(place = sqlitePlace()): Promise<Vault> {
+  const vault = await openTestVault(place);
+  await vault.namespaces.create(caller, { ...plainNamespace, name: 'app' });
+  await vault.secrets.create(caller, 'app', { ...plainSecret, name: 'key', value: 'v' });
+  return vault;
+}
+const read = async (vault: Vault) => (await vault.secrets.readValue(caller, 'app', 'key')).value;
+
+/** Another provider around one, which fails when it is told to. */
+class FailingProvider implements KeyProvider {
+  readonly #inner: KeyProvider;
+  isAway = false;
+  asked = 0;
+  constructor(inner: KeyProvider) {
+    this.#inner = inner;
+  }
+  get kind() {
+    return this.#inner.kind;
+  }
+  #check(): void {
+    this.asked += 1;
+    if (this.isAway) throw new KeyProviderError('file', 'unavailable', 'the provider is away');
+  }
+  async wrap(key: SecretKey, context: Record<string, string>) {
+    this.#check();
+    return this.#inner.wrap(key, context);
+  }
+  async unwrap(wrapped: WrappedKey, context: Record<string, string>) {
+    this.#check();
+    return this.#inner.unwrap(wrapped, context);
+  }
+  describe() {
+    return this.#inner.describe();
+  }
+  close() {
+    return this.#inner.close();
+  }
+}
+
+test('the store without the key file opens nothing, and says which key is missing', async () => {
+  const place = sqlitePlace();
+  await closeVault(await filled(place));
+  rmSync(place.keyFile);
+  await expect(openTestVault(place)).rejects.toThrow(KeyProviderError);
+  // Another key of the same provider is told apart from damage.
+  await expect(openTestVault(place)).rejects.toMatchObject({ reason: 'wrong_key' });
+});
+
+test('a rotation replaces the master key and nothing else: values stay as they lie', async () => {
+  const vault = await filled();
+  const stored = () => vault.store.db.selectFrom('secret_version').selectAll().execute();
+  const wrapped = () => vault.store.db.selectFrom('wrapped_key').selectAll().execute();
+  const [versionsBefore, keysBefore] = [await stored(), await wrapped()];
+  const audit = vault.keys.derive('audit');
+  const result = await vault.keys.rotateMaster();
+  expect(result).toEqual({ masterVersion: 2, rewrappedKeys: 2, resumed: false });
+  expect(await stored()).toEqual(versionsBefore);
+  const keysAfter = await wrapped();
+  expect(keysAfter.map((key) => key.master_version)).toEqual([2, 2]);
+  for (const [index, key] of keysAfter.entries()) {
+    expect(key.wrapped).not.toEqual(keysBefore[index]?.wrapped);
+  }
+  expect(await read(vault)).toBe('v');
+  expect(vault.keys.derive('audit').equals(audit)).toBe(true);
+  expect(vault.keys.derive('other').equals(audit)).toBe(false);
+});
+
+test('a rotation that the provider interrupts is finished by the next start', async () => {
+  const place = sqlitePlace();
+  await closeVault(await filled(place));
+  const provider = new FailingProvider(await openFileKey({ path: place.keyFile, create: false }));
+  const vault = await Vault.open({ sql: place.sql, provider });
+  // Makes the new master, then cannot read it back.
+  const wrap = provider.wrap.bind(provider);
+  provider.wrap = async (key, context) => {
+    const wrapped = await wrap(key, context);
+    provider.isAway = true;
+    return wrapped;
+  };
+  await expect(vault.keys.rotateMaster()).rejects.toMatchObject({ code: 'unavailable' });
+  // Meanwhile everything that is open works.
+  expect(await read(vault)).toBe('v');
+  await vault.close();
+  const again = await openTestVault(place);
+  expect(await again.keys.describe()).toMatchObject({ masterVersion: 2, isRotating: false });
+  expect(await read(again)).toBe('v');
+});
+
+test('the provider is asked at the start and for a rotation, never for a reading', async () => {
+  const place = sqlitePlace();
+  const provider = new FailingProvider(await openFileKey({ path: place.keyFile, create: true }));
+  const vault = await Vault.open({ sql: place.sql, provider });
+  await vault.namespaces.create(caller, { ...plainNamespace, name: 'app' });
+  await vault.secrets.create(caller, 'app', { ...plainSecret, name: 'key', value: 'v' });
+  const { asked } = provider;
+  provider.isAway = true;
+  await vault.namespaces.create(caller, { ...plainNamespace, name: 'more' });
+  vault.cache.clear();
+  expect(await read(vault)).toBe('v');
+  expect(provider.asked).toBe(asked);
+  await vault.close();
+});
+
+test('the master key moves to another provider, and the old one opens nothing any more', async () => {
+  const place = sqlitePlace();
+  const vault = await filled(place);
+  const other = join(freshFolder(), 'other.key');
+  await vault.keys.moveTo(await openFileKey({ path: other, create: true }));
+  expect((await vault.keys.describe()).location).toBe(other);
+  await closeVault(vault);
+  await expect(openTestVault(place)).rejects.toMatchObject({ reason: 'wrong_key' });
+  expect(await read(await openTestVault({ ...place, keyFile: other }))).toBe('v');
+});
+
+test('keys are wiped when the vault closes, when their namespace goes, and print nothing', async () => {
+  const vault = await filled();
+  const namespace = vault.directory.known('app');
+  if (namespace === undefined) throw new Error('not known');
+  const key = await vault.keys.namespaceKey(namespace.id);
+  expect(key.isWiped).toBe(false);
+  expect(inspect(vault.keys, { depth: 9, showHidden: true })).not.toContain(
+    key.bytes.toString('hex').slice(0, 16),
+  );
+  await vault.namespaces.delete('app');
+  expect(key.isWiped).toBe(true);
+  await vault.namespaces.create(caller, { ...plainNamespace, name: 'app' });
+  const { id } = await vault.namespaces.get('app');
+  const second = await vault.keys.namespaceKey(id);
+  await closeVault(vault);
+  expect(second.isWiped).toBe(true);
+  expect(() => vault.keys.derive('x')).toThrow('closed');
+});
+
+test('wrapped keys that change places do not open', async () => {
+  const place = sqlitePlace();
+  const vault = await filled(place);
+  await vault.namespaces.create(caller, { ...plainNamespace, name: 'other' });
+  const [one, other] = await Promise.all(
+    ['app', 'other'].map((name) => vault.namespaces.get(name)),
+  );
+  await vault.store.write(async (queries) => {
+    const row = await queries
+      .selectFrom('wrapped_key')
+      .selectAll()
+      .where('id', '=', other?.id ?? '')
+      .executeTakeFirstOrThrow();
+    await queries
+      .updateTable('wrapped_key')
+      .set({ wrapped: row.wrapped })
+      .where('id', '=', one?.id ?? '')
+      .execute();
+  });
+  await closeVault(vault);
+  const again = await openTestVault(place);
+  await expect(read(again)).rejects.toThrow();
+});
