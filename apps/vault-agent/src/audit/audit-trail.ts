@@ -91,6 +91,7 @@ export interface AuditTrailOptions {
   retentionDays: number;
   log: Logger;
   now?: () => number;
+  /** For the pace of heads; how long the disk may take is measured by the process's own clock. */
   monotonicNow?: () => number;
   disk?: AuditDisk;
 }
@@ -423,7 +424,7 @@ export class AuditTrail {
   // Writing
 
   #queue(body: Waiting['body'], settle: Waiting['settle']): void {
-    this.#waiting.push({ body, sinceMs: this.#monotonicNow(), settle });
+    this.#waiting.push({ body, sinceMs: performance.now(), settle });
     this.#watch ??= setInterval(() => this.#watchWaiting(), auditLimits.watchMs);
     void this.#pump();
   }
@@ -431,7 +432,7 @@ export class AuditTrail {
   #queueFirst(type: 'mended' | 'resumed', fields: Record<string, unknown>): void {
     this.#waiting.unshift({
       body: bookkeepingBody(type, this.#now(), fields),
-      sinceMs: this.#monotonicNow(),
+      sinceMs: performance.now(),
       settle: undefined,
     });
   }
@@ -600,7 +601,7 @@ export class AuditTrail {
   #watchWaiting(): void {
     const oldest = this.#inFlight[0] ?? this.#waiting[0];
     if (oldest === undefined || this.#blocked !== undefined) return;
-    if (this.#monotonicNow() - oldest.sinceMs < auditLimits.blockedAfterMs) return;
+    if (performance.now() - oldest.sinceMs < auditLimits.blockedAfterMs) return;
     this.#block(`the disk has not answered for ${auditLimits.blockedAfterMs} ms`);
   }
 
