@@ -330,7 +330,7 @@ export const pauseRotation = agentOperation('rotations.pause', {
 export const deleteRotation = agentOperation('rotations.delete', {
   method: 'DELETE',
   path: '/v1/namespaces/{namespace}/secrets/{name}/rotation',
-  summary: 'Rotate a secret no longer; one under way is ended first',
+  summary: 'Rotate a secret no longer; refused while a rotation is under way',
   tag: group,
   action: 'rotation.configure',
   params: bySecret,
@@ -355,6 +355,7 @@ export const listRotations = agentOperation('rotations.list', {
   summary: 'List what is rotated, the next due first',
   tag: group,
   action: 'rotation.read',
+  narrows: true,
   query: listQuery({
     namespace: namespaceName.optional(),
     dueBefore: instant.optional(),
