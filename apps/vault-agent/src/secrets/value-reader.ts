@@ -13,6 +13,7 @@ import {
 } from '../namespaces/namespace-directory.ts';
 import type { AgentStore } from '../store/agent-store.ts';
 import type { VersionState } from '../store/agent-tables.ts';
+import { storeLimits } from '../store/store-limits.ts';
 import { valueOpener } from './sealed-value.ts';
 import { instantOf, noSuchSecret } from './secret-rows.ts';
 import type { CachedValue, ValueCache } from './value-cache.ts';
@@ -79,7 +80,10 @@ export class ValueReader {
   /** @throws ServiceError `not_found`, `unavailable` */
   async read(namespaceName: string, name: string): Promise<CachedValue> {
     try {
-      if (!this.#directory.isTrusted) await this.#directory.look();
+      if (!this.#directory.isTrusted) {
+        const kept = await this.#keptWhileLooking(namespaceName, name);
+        if (kept !== undefined) return kept;
+      }
       const namespace = await this.#directory.find(namespaceName);
       return this.#cache.get(namespace, name) ?? (await this.#load(namespace, name));
     } catch (error) {
@@ -88,6 +92,24 @@ export class ValueReader {
       if (kept === undefined) throw error;
       return kept;
     }
+  }
+
+  /**
+   * Undefined once what is cached is known to be up to date. A store that does not answer at all is as
+   * good as away: whoever reads does not wait for it to be given up.
+   */
+  async #keptWhileLooking(namespaceName: string, name: string): Promise<CachedValue | undefined> {
+    let timer: NodeJS.Timeout | undefined;
+    const late = new Promise<'late'>((resolve) => {
+      timer = setTimeout(resolve, storeLimits.patienceMs, 'late');
+    });
+    const looked = this.#directory.look();
+    const first = await Promise.race([looked, late]).finally(() => clearTimeout(timer));
+    if (first !== 'late') return undefined;
+    const kept = this.#keptAnswer(namespaceName, name);
+    if (kept === undefined) await looked;
+    else looked.catch(() => undefined);
+    return kept;
   }
 
   #keptAnswer(namespaceName: string, name: string): CachedValue | undefined {

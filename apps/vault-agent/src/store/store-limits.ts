@@ -14,6 +14,8 @@ export const storeLimits = {
   // Changes by other processes are seen within a second: half of it, and the other half for a slow answer.
   pollPeriodMs: 400,
   cacheTrustedForMs: 1_000,
+  // How long a reading that could be answered from the cache waits for a store that is silent.
+  patienceMs: 1_000,
 };
 
 const relations: [boolean, string][] = [
