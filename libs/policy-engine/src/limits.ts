@@ -11,8 +11,8 @@ export const limits = {
   bracketDepthMax: 30,
   treeDepthMax: 100,
   ifsMax: 50,
-  // Two thousand names and signs are parsed and checked in some 50 ms.
-  tokensMax: 2_000,
+  // Fifteen hundred names and signs are parsed and checked in some 40 ms.
+  tokensMax: 1_500,
   annotationMaxLength: 500,
   nameMaxLength: 120,
   descriptionMaxLength: 2_000,

@@ -15,6 +15,7 @@ import {
   type Environments,
   environmentsOf,
   isTimeZone,
+  readableHeaders,
   schemaFor,
   schemaText,
   timeZones,
@@ -95,6 +96,23 @@ export function readName(chain: readonly string[]): string {
   }
   return at === rest.length ? `${holder}@` : [holder, ...rest.slice(at)].join('.');
 }
+
+const contextAttributes: Record<string, readonly string[]> = {
+  context: [
+    'time',
+    'clock',
+    'address',
+    'networks',
+    'authentication',
+    'tls',
+    'headers',
+    'useCount',
+    'matches',
+  ],
+  'context.headers': readableHeaders,
+  'context.tls': ['used', 'version', 'clientCertificate'],
+  'context.authentication': ['method', 'ageSeconds'],
+};
 
 const numbers =
   /^context\.(?:useCount|authentication\.ageSeconds|time\.(?:now|year|month|day|weekday|minuteOfDay)|clock\..+\.(?:year|month|day|weekday|minuteOfDay))$/;
@@ -206,6 +224,16 @@ function note(walk: Walk, chain: readonly string[]): void {
   walk.reads.add(readName(chain));
 }
 
+/** The attributes that a chain can have; undefined where that is not known here. */
+function attributesAt(chain: readonly string[]): readonly string[] | undefined {
+  const path = chain.join('.');
+  if (path === 'principal') return ['name'];
+  if (chain[0] === 'resource' && readName(chain).endsWith('@')) {
+    return ['name', 'tags', 'owner', 'vault', 'namespace'];
+  }
+  return contextAttributes[path];
+}
+
 function noteEntity(walk: Walk, entity: Entity): void {
   if (entity.type === 'Action') walk.mentions.actions.add(entity.id);
   if (entity.type === 'Role') walk.roles.add(entity.id);
@@ -242,8 +270,23 @@ function visit(expr: Expr, walk: Walk, depth: number): void {
     case 'has': {
       const { left, attr } = body as { left: Expr; attr: string | string[] };
       const chain = chainOf(left);
-      if (chain) note(walk, [...chain, ...(typeof attr === 'string' ? [attr] : attr)]);
-      else into(left);
+      if (!chain) {
+        into(left);
+        return;
+      }
+      const whole = [...chain, ...(typeof attr === 'string' ? [attr] : attr)];
+      note(walk, whole);
+      // What is never there is no error to Cedar, and yet never what was meant.
+      const known = attributesAt(whole.slice(0, -1));
+      const last = whole.at(-1) as string;
+      if (known && !known.includes(last)) {
+        const suggestion = meant(last, known);
+        walk.wrong.push({
+          what: `there is never an attribute ${quoted(last)} in ${quoted(whole.slice(0, -1).join('.'))}`,
+          ...(suggestion === undefined ? {} : { suggestion }),
+          search: last,
+        });
+      }
       return;
     }
     case 'hasTag':
