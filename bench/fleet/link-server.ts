@@ -86,6 +86,8 @@ async function link({ trust, vaults, commitMs, port = 0 }: LinkServerOrder): Pro
       }));
     },
     events: wait,
+    deliver: async (agents) => agents.map(() => ({ assigned: null, command: null })),
+    policySetPart: async () => ({ totalBytes: 0, content: null }),
     renew: async () => ({ outcome: 'refused', detail: '' }),
     signals: wait,
     revokedSince: async () => ({ revoked: [], cursor: '' }),

@@ -89,6 +89,10 @@ export class AgentHalf {
     await this.#link?.pollRevocations();
   }
 
+  lookAtPolicies(organizationId: string): void {
+    this.#link?.lookAtPolicies(organizationId);
+  }
+
   /** Tells monitoring that the silence to come is ours, sends the agents away, and closes. */
   async stop(): Promise<void> {
     this.#stopped = true;

@@ -7,7 +7,7 @@ import type { Registry } from 'prom-client';
 import { AgentHalf } from './agent-half.ts';
 import type { Config } from './config.ts';
 import type { Connections } from './connections.ts';
-import { LiveEventNudges, RevocationNudges } from './nudges.nats.ts';
+import { LiveEventNudges, PolicySetNudges, RevocationNudges } from './nudges.nats.ts';
 import { CallerGuard } from './rest/caller.guard.ts';
 import { EventsHttp, OpenStreams } from './rest/events.http.ts';
 import { LiveFeeds } from './rest/live-feeds.ts';
@@ -34,7 +34,7 @@ export function gatewayModule(given: GatewayParts): DynamicModule {
     config.KEYSTEAD_GATEWAY_HALVES.includes('rest') ? rest(given) : {},
     agents
       ? {
-          controllers: [RevocationNudges],
+          controllers: [RevocationNudges, PolicySetNudges],
           providers: [{ provide: AgentHalf, useValue: agents }],
         }
       : {},

@@ -24,3 +24,13 @@ export class RevocationNudges {
     return this.agents.pollRevocations();
   }
 }
+
+@Controller()
+export class PolicySetNudges {
+  constructor(@Inject(AgentHalf) private readonly agents: AgentHalf) {}
+
+  @OnNudge('policySets', true)
+  look(@Payload() organizationId: unknown) {
+    this.agents.lookAtPolicies(String(organizationId));
+  }
+}

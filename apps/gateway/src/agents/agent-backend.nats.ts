@@ -3,8 +3,10 @@ import { system } from '@keystead/access/authenticator';
 import {
   admitAgent,
   agentSignals,
+  deliverPolicies,
   enrollAgent,
   gatewayDrained,
+  readPolicySet,
   recordAgentEvents,
   recordBeats,
   renewCertificate,
@@ -102,6 +104,12 @@ export class NatsAgentBackend implements AgentBackend {
   events: AgentBackend['events'] = async (events) => {
     await this.#bus.call(recordAgentEvents, ctx, { events });
   };
+
+  deliver: AgentBackend['deliver'] = async (agents) =>
+    (await this.#bus.call(deliverPolicies, ctx, { agents })).results;
+
+  policySetPart: AgentBackend['policySetPart'] = (asked) =>
+    this.#bus.call(readPolicySet, ctx, asked);
 
   renew: AgentBackend['renew'] = (identity, csr) =>
     this.#bus.call(renewCertificate, ctx, { identity, csr });

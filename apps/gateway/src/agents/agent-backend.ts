@@ -7,8 +7,10 @@ import type {
   admitAgent,
   agentSignals,
   Beat,
+  deliverPolicies,
   enrollAgent,
   RetainedEvent,
+  readPolicySet,
   recordBeats,
   renewCertificate,
 } from '@keystead/contracts/agent-link';
@@ -19,6 +21,9 @@ export type EnrollOutput = z.output<(typeof enrollAgent)['output']>;
 export type AdmitResult = z.output<(typeof admitAgent)['output']>['results'][number];
 export type BeatResult = z.output<(typeof recordBeats)['output']>['results'][number];
 export type RenewOutput = z.output<(typeof renewCertificate)['output']>;
+export type DeliverInput = z.output<(typeof deliverPolicies)['input']>['agents'];
+export type DeliverResult = z.output<(typeof deliverPolicies)['output']>['results'][number];
+export type PolicySetPart = z.output<(typeof readPolicySet)['output']>;
 type Signals = z.output<(typeof agentSignals)['input']>;
 export type GoodbyeSignal = Signals['goodbyes'][number];
 export type SupersessionSignal = Signals['supersessions'][number];
@@ -38,6 +43,10 @@ export interface AgentBackend {
   beats(batch: { number: number; beats: Beat[] }): Promise<BeatResult[]>;
   /** Resolves when every event is durable, or was already. */
   events(events: RetainedEvent[]): Promise<void>;
+  /** What agents hold; answered with what each is to be told, by position. */
+  deliver(agents: DeliverInput): Promise<DeliverResult[]>;
+  /** A part of a set, from an offset on. */
+  policySetPart(asked: z.output<(typeof readPolicySet)['input']>): Promise<PolicySetPart>;
   renew(identity: AgentIdentity, certificateRequest: string): Promise<RenewOutput>;
   signals(signals: {
     goodbyes: GoodbyeSignal[];

@@ -18,6 +18,10 @@ export interface AgentLinkCounters {
   revocationsApplied: number;
   revocationPollsFailed: number;
   goodbyes: number;
+  policyCommandsSent: number;
+  policyCallsFailed: number;
+  policySetRequests: number;
+  policySetPartsSent: number;
 }
 
 export function zeroCounters(): AgentLinkCounters {
@@ -40,5 +44,9 @@ export function zeroCounters(): AgentLinkCounters {
     revocationsApplied: 0,
     revocationPollsFailed: 0,
     goodbyes: 0,
+    policyCommandsSent: 0,
+    policyCallsFailed: 0,
+    policySetRequests: 0,
+    policySetPartsSent: 0,
   };
 }

@@ -1,9 +1,12 @@
+import { randomBytes } from 'node:crypto';
 import { status } from '@grpc/grpc-js';
 import {
   CloseReason,
   Goodbye_Reason,
 } from '@keystead/agent-protocol/generated/keystead/agent/v1/session';
 import { certificateFingerprint, enroll } from '@keystead/agent-protocol/link-client';
+import { policySetDigest } from '@keystead/agent-protocol/policy-set-signature';
+import { encodeControlMessage } from '@keystead/agent-protocol/services';
 import {
   type TestAgent,
   TestAuthority,
@@ -11,7 +14,7 @@ import {
 } from '@keystead/agent-protocol/test-authority.fixture';
 import { newUuid, toId } from '@keystead/contracts/ids';
 import { limits } from '@keystead/contracts/limits';
-import { afterEach, beforeEach, expect, test } from 'vitest';
+import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import { AgentLink } from './agent-link.ts';
 import { MemoryBackend } from './memory-backend.fixture.ts';
 import { TestSession } from './test-session.fixture.ts';
@@ -522,3 +525,134 @@ function attemptEnrolment(change: object = {}) {
     ...change,
   });
 }
+
+const setOf = (bytes: number) => {
+  const content = randomBytes(bytes);
+  return { content, number: 3, digest: policySetDigest(content) };
+};
+
+/** What the policy service would answer: a command for whoever does not hold the set. */
+function assign(set: { content: Buffer; number: number; digest: string }): void {
+  backend.policySets.set(set.digest, set.content);
+  const command = encodeControlMessage({
+    version: '1.0',
+    timestampUnixMs: Date.now(),
+    vaultId: '',
+    messageType: 4,
+    payload: {
+      encrypted: false,
+      metadataOnly: true,
+      content: {
+        $case: 'command',
+        value: {
+          number: 1,
+          signerCertificate: Buffer.alloc(0),
+          signerIssuer: Buffer.alloc(0),
+          action: {
+            $case: 'assignPolicySet',
+            value: {
+              policySet: { version: set.number, digest: set.digest },
+              totalBytes: set.content.length,
+              signature: Buffer.alloc(0),
+              signerChain: [],
+            },
+          },
+        },
+      },
+    },
+    signature: Buffer.alloc(0),
+  }).toString('base64');
+  backend.assignedPolicySetVersion = set.number;
+  backend.delivering = ({ held }) => ({
+    assigned: { number: set.number, digest: set.digest },
+    command: held?.digest === set.digest ? null : command,
+  });
+}
+
+async function download(session: TestSession, set: { number: number; digest: string }) {
+  const parts: Buffer[] = [];
+  for (let offset = 0; ; ) {
+    session.send(4, {
+      $case: 'policySetRequest',
+      value: { policySet: { version: set.number, digest: set.digest }, offset },
+    });
+    const chunk = await session.next('policySetChunk');
+    if (chunk.content.length === 0) return Buffer.concat(parts);
+    parts.push(chunk.content);
+    offset += chunk.content.length;
+  }
+}
+
+test('an agent that does not hold its set is told, and gets it in parts below the message limit', async () => {
+  const set = setOf(300_000);
+  assign(set);
+  const session = await welcomed();
+  await expect(session.next('command')).resolves.toMatchObject({
+    action: { $case: 'assignPolicySet' },
+  });
+  expect((await download(session, set)).equals(set.content)).toBe(true);
+  expect(backend.partsRead).toBe(3);
+  expect(link.counters.policySetPartsSent).toBe(8);
+  session.send(1, {
+    $case: 'heartbeat',
+    value: {
+      number: 1,
+      health: 1,
+      degradations: [],
+      metrics: undefined,
+      policySet: { version: set.number, digest: set.digest },
+    },
+  });
+  await session.next('heartbeatAnswer');
+  await vi.waitFor(() =>
+    expect(backend.deliveries.at(-1)?.held).toEqual({ number: 3, digest: set.digest }),
+  );
+  expect(link.counters.policyCommandsSent).toBe(1);
+});
+
+test('a set is read once for many agents, and a nudge tells those of its organization at once', async () => {
+  const organizationId = newUuid();
+  const crowd = await Promise.all(
+    Array.from({ length: 20 }, () => authority.issueAgent({ organizationId })),
+  );
+  const open = await Promise.all(crowd.map((each) => welcomed(each)));
+  const stranger = await welcomed();
+  const set = setOf(100_000);
+  assign(set);
+  backend.assignedPolicySetVersion = null;
+  link.lookAtPolicies(organizationId);
+  await Promise.all(
+    open.map(async (session) => {
+      await session.next('command');
+      expect((await download(session, set)).equals(set.content)).toBe(true);
+    }),
+  );
+  expect(backend.partsRead).toBe(1);
+  expect(stranger.received.some(({ $case }) => $case === 'command')).toBe(false);
+});
+
+test('an agent gets no part of a set that is not its own, and nothing where it is gone', async () => {
+  const set = setOf(1_000);
+  const other = setOf(1_000);
+  assign(set);
+  backend.policySets.set(other.digest, other.content);
+  const session = await welcomed();
+  await session.next('command');
+  expect(await download(session, other)).toHaveLength(0);
+  expect(await download(session, { ...set, number: 4 })).toHaveLength(0);
+  backend.policySets.clear();
+  expect(await download(session, set)).toHaveLength(0);
+});
+
+test('agents are told when the policy service is back', async () => {
+  const set = setOf(1_000);
+  assign(set);
+  const delivering = backend.delivering;
+  backend.delivering = () => {
+    throw new Error('away');
+  };
+  const session = await welcomed();
+  await vi.waitFor(() => expect(link.counters.policyCallsFailed).toBe(1));
+  backend.delivering = delivering;
+  await session.next('command');
+});

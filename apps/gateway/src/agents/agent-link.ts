@@ -96,6 +96,11 @@ export class AgentLink {
     return this.#sessions.pollRevocations();
   }
 
+  /** A nudge: agents of this organization (a uuid) are told of their policy sets now. */
+  lookAtPolicies(organizationId: string): void {
+    this.#sessions.lookAtPolicies(organizationId);
+  }
+
   /** A revocation that came by another way than the poll. */
   revoke(revocation: Revocation): void {
     this.#sessions.revoke(revocation);

@@ -14,7 +14,7 @@ import {
   protocolVersion,
   type ReceivedAgentMessage,
 } from '@keystead/agent-protocol/services';
-import type { AgentFacts, Beat } from '@keystead/contracts/agent-link';
+import type { AgentFacts, Beat, HeldPolicySet } from '@keystead/contracts/agent-link';
 
 export type SessionCall = ServerDuplexStream<ReceivedAgentMessage, Buffer>;
 type StatusCode = (typeof status)[keyof typeof status];
@@ -41,6 +41,11 @@ export class AgentSession {
   facts: AgentFacts | null = null;
   intervalMs = 0;
   assignedPolicySetVersion: number | null = null;
+  /** What the agent says that it holds, and what it should hold where that is known. */
+  held: HeldPolicySet | null = null;
+  assigned: HeldPolicySet | null = null;
+  /** Monotonic: when the policy service was asked about it last. */
+  askedAtMs = 0;
   lastNumber = 0;
   /** The beat that waits for the next batch; a newer one takes its place. */
   queued: QueuedBeat | undefined;
@@ -78,6 +83,28 @@ export class AgentSession {
       return;
     }
     this.call.write(encode(this.vaultId, messageType, content, nowUnixMs));
+  }
+
+  /** Hands on a message that another service signed. */
+  forward(encoded: Buffer): void {
+    if (!this.isLive) return;
+    if (this.call.writableLength > unreadMax) {
+      this.peer.disconnect();
+      return;
+    }
+    this.call.write(encoded);
+  }
+
+  /** As {@link send}; resolves when the stream has taken it, or takes nothing any more. */
+  sent(messageType: MessageType, content: Content, nowUnixMs: number): Promise<void> {
+    if (!this.isLive) return Promise.resolve();
+    return new Promise((resolve) => {
+      this.call.once('close', resolve);
+      this.call.write(encode(this.vaultId, messageType, content, nowUnixMs), () => {
+        this.call.off('close', resolve);
+        resolve();
+      });
+    });
   }
 
   /** Says why, then ends the stream with a status. What was written before is still delivered. */

@@ -5,8 +5,9 @@
  *
  * Cast: {@link AgentSession} is one stream; {@link Batches} gather for the backend; {@link Hearing}
  * says whether anything we hear is being recorded; {@link WaitingLine} paces returning agents;
- * {@link Signals} carry goodbyes; {@link RevocationWatch} knows who is to leave. One clock of a quarter of a second walks over all sessions for whatever is due: nothing here has a
- * timer of its own.
+ * {@link Signals} carry goodbyes; {@link RevocationWatch} knows who is to leave; {@link PolicyPush}
+ * brings what vaults should hold. One clock of a quarter of a second walks over all sessions for
+ * whatever is due: nothing here has a timer of its own.
  *
  * Guarantees: an answer of "recorded" follows a commit; a revoked or expired certificate is off its
  * stream within five seconds, with the bus up or down; one live stream per agent, the newest; an id
@@ -35,7 +36,8 @@ import { AgentSession, type QueuedBeat, type SessionCall } from './agent-session
 import { Batches } from './batches.ts';
 import { derOf } from './certificate-chain.ts';
 import { Hearing } from './hearing.ts';
-import { eventOf, factsOf, healthOf, isBootId } from './received-message.ts';
+import { PolicyPush } from './policy-push.ts';
+import { eventOf, factsOf, healthOf, heldOf, isBootId } from './received-message.ts';
 import { concerns, RevocationWatch } from './revocation-watch.ts';
 import { Signals } from './signals.ts';
 import { WaitingLine } from './waiting-line.ts';
@@ -71,7 +73,6 @@ const eventCost = 1;
 const creditPerMs = (limits.agentMessagesPerSecond * messageCost) / 1_000;
 const creditMax = limits.agentMessagesPerSecond * messageCost * 10;
 const retainedWindow = 64;
-const policySetVersionMax = 2 ** 31 - 1;
 
 interface QueuedEvent {
   session: AgentSession;
@@ -93,6 +94,7 @@ export class AgentSessions {
   readonly #line: WaitingLine;
   readonly #signals: Signals;
   readonly #revocations: RevocationWatch;
+  readonly #policies: PolicyPush;
   readonly #paused = new Set<AgentSession>();
   #batchNumber = 0;
   #lastBatchMs = 0;
@@ -136,6 +138,13 @@ export class AgentSessions {
         this.#warn('revocations could not be read', { error: String(error) });
       },
     );
+    this.#policies = new PolicyPush({
+      backend: options.backend,
+      counters: this.counters,
+      monotonicMs: options.clock.monotonicMs,
+      unixMs: options.clock.unixMs,
+      warn: options.warn,
+    });
     this.#beats = new Batches(
       {
         waitMs: limits.agentBatchWaitMs,
@@ -203,6 +212,14 @@ export class AgentSessions {
   /** Reads revocations now instead of within a second. */
   pollRevocations(): Promise<void> {
     return this.#revocations.poll();
+  }
+
+  /** Sets were assigned in an organization: its agents here are told now. @param organizationId uuid */
+  lookAtPolicies(organizationId: string): void {
+    for (const session of this.#byAgent.values()) {
+      if (session.identity.organizationId === organizationId) this.#policies.mark(session);
+    }
+    this.#policies.flush();
   }
 
   /** Ends the session of a revoked certificate, also of one that is just being admitted. */
@@ -288,7 +305,11 @@ export class AgentSessions {
         if (content.value.reason === Goodbye_Reason.STOPPED) this.#goodbye(session);
         else this.#leave(session);
         return;
+      case 'policySetRequest':
+        this.#policies.request(session, content.value);
+        return;
       case 'commandAnswer':
+        // What became of a set is told by an event, which is kept until it is received.
         return;
       default:
         this.#wrong(session, 'hello only once');
@@ -322,6 +343,12 @@ export class AgentSessions {
       this.#wrong(session, 'a UUID as boot_id');
       return;
     }
+    const held = heldOf(hello.policySet);
+    if (held === undefined) {
+      this.#wrong(session, 'a valid hello.policy_set');
+      return;
+    }
+    session.held = held.digest === '' ? null : held;
     session.bootId = message.bootId;
     session.facts = facts.value;
     session.vaultId = message.vaultId;
@@ -411,6 +438,10 @@ export class AgentSessions {
       this.#clock.unixMs(),
     );
     session.call.resume();
+    if (admitted.assignedPolicySetVersion !== null || session.held !== null) {
+      this.#policies.mark(session);
+      this.#policies.flush();
+    }
   }
 
   // Beats
@@ -435,11 +466,13 @@ export class AgentSessions {
       return;
     }
     // A batch is one statement: a number that its column cannot hold would cost every other beat.
-    const policySetVersion = heartbeat.policySet?.version || null;
-    if (policySetVersion !== null && policySetVersion > policySetVersionMax) {
-      this.#wrong(session, 'a policy set version below 2^31');
+    const held = heldOf(heartbeat.policySet);
+    if (held === undefined) {
+      this.#wrong(session, 'a policy set with a version below 2^31 and a digest');
       return;
     }
+    const policySetVersion = held.number || null;
+    this.#policies.heard(session, held);
     session.lastNumber = heartbeat.number;
     const { identity, facts } = session;
     const beat = {
@@ -498,7 +531,10 @@ export class AgentSessions {
     } else this.counters.beatsNotRecorded += 1;
     const changed =
       recorded && result.assignedPolicySetVersion !== session.assignedPolicySetVersion;
-    if (changed) session.assignedPolicySetVersion = result.assignedPolicySetVersion;
+    if (changed) {
+      session.assignedPolicySetVersion = result.assignedPolicySetVersion;
+      this.#policies.mark(session);
+    }
     const intervalMs = recorded && result.intervalMs !== session.intervalMs ? result.intervalMs : 0;
     if (intervalMs > 0) session.intervalMs = intervalMs;
     session.send(
@@ -719,6 +755,7 @@ export class AgentSessions {
 
   /** From now on nobody finds this session; its stream may still be ending. */
   #forget(session: AgentSession): void {
+    this.#policies.forget(session);
     this.#paused.delete(session);
     if (this.#byAgent.get(session.identity.agentId) === session) {
       this.#byAgent.delete(session.identity.agentId);
@@ -744,6 +781,7 @@ export class AgentSessions {
       }
     }
     this.#line.move();
+    this.#policies.flush();
     if (nowMs - this.#lastSecondMs < 1_000) return;
     this.#lastSecondMs = nowMs;
     void this.#revocations.poll();
@@ -751,6 +789,7 @@ export class AgentSessions {
     this.#listen(nowMs);
     this.#walk(nowMs, this.#clock.unixMs());
     this.#revocations.forgetOld();
+    this.#policies.tick(this.#byAgent.values());
   }
 
   #listen(nowMs: number): void {

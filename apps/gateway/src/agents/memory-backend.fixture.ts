@@ -5,9 +5,12 @@ import type {
   AdmitResult,
   AgentBackend,
   BeatResult,
+  DeliverInput,
+  DeliverResult,
   EnrollInput,
   EnrollOutput,
   GoodbyeSignal,
+  PolicySetPart,
   RenewOutput,
   Revocation,
   SupersessionSignal,
@@ -24,6 +27,15 @@ export class MemoryBackend implements AgentBackend {
   readonly enrolments: EnrollInput[] = [];
   readonly renewals: AgentIdentity[] = [];
   readonly deleted = new Set<string>();
+  readonly deliveries: DeliverInput = [];
+  readonly policySets = new Map<string, Buffer>();
+  /** What each agent is to be told. */
+  delivering: (agent: DeliverInput[number]) => DeliverResult = () => ({
+    assigned: null,
+    command: null,
+  });
+  partBytes = 100_000;
+  partsRead = 0;
   intervalMs = 30_000;
   assignedPolicySetVersion: number | null = null;
   /** Thrown by whatever is asked next, until it is undefined again. */
@@ -85,6 +97,30 @@ export class MemoryBackend implements AgentBackend {
     await this.#gate();
     this.renewals.push(identity);
     return this.renewAnswer;
+  }
+
+  async deliver(agents: DeliverInput): Promise<DeliverResult[]> {
+    await this.#gate();
+    this.deliveries.push(...agents);
+    return agents.map((agent) => this.delivering(agent));
+  }
+
+  async policySetPart({
+    digest,
+    offset,
+  }: {
+    digest: string;
+    offset: number;
+  }): Promise<PolicySetPart> {
+    await this.#gate();
+    this.partsRead += 1;
+    const content = this.policySets.get(digest);
+    return content
+      ? {
+          totalBytes: content.length,
+          content: content.subarray(offset, offset + this.partBytes).toString('base64'),
+        }
+      : { totalBytes: 0, content: null };
   }
 
   async signals(signals: {

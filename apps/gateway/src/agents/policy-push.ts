@@ -1,0 +1,233 @@
+/**
+ * Brings agents on open streams what their vault should hold. What an agent says that it holds goes to
+ * the policy service, in batches; the signed command that comes back is handed on as it is, and the
+ * agent then asks for the set part by part.
+ *
+ * Flow control: an agent has one request at a time; a few parts at a time are on their way over all
+ * streams, and a part counts until its stream has taken it. So ten thousand agents that are told at
+ * once hold a few megabytes here, and a slow one holds up nobody. A set is read once and kept while it
+ * is asked for.
+ *
+ * Nothing here is remembered over a restart: what is lost is asked again when the agents come back.
+ */
+import { MessageType } from '@keystead/agent-protocol/generated/keystead/agent/v1/envelope';
+import type { PolicySetRequest } from '@keystead/agent-protocol/generated/keystead/agent/v1/session';
+import { policySetChunkBytes } from '@keystead/agent-protocol/policy-set-signature';
+import type { HeldPolicySet } from '@keystead/contracts/agent-link';
+import { limits } from '@keystead/contracts/limits';
+import type { AgentBackend } from './agent-backend.ts';
+import type { AgentLinkCounters } from './agent-link-counters.ts';
+import type { AgentSession } from './agent-session.ts';
+
+export interface PolicyPushOptions {
+  backend: Pick<AgentBackend, 'deliver' | 'policySetPart'>;
+  counters: AgentLinkCounters;
+  monotonicMs: () => number;
+  unixMs: () => number;
+  warn: (message: string, details: Record<string, unknown>) => void;
+}
+
+const callsInFlightMax = 2;
+const partsInFlightMax = 64;
+const setsKeptMaxBytes = 64 * 1024 * 1024;
+const retryAfterMs = 2_000;
+/** Agents that do not hold what they should are asked about again. */
+const askAgainAfterMs = 30_000;
+
+interface WaitingRequest {
+  session: AgentSession;
+  digest: string;
+  number: number;
+  offset: number;
+}
+
+export class PolicyPush {
+  readonly #options: PolicyPushOptions;
+  readonly #dirty = new Set<AgentSession>();
+  readonly #requests = new Map<AgentSession, WaitingRequest>();
+  readonly #sets = new Map<string, Promise<Buffer | undefined>>();
+  #keptBytes = 0;
+  #calls = 0;
+  #parts = 0;
+  #notBeforeMs = 0;
+
+  constructor(options: PolicyPushOptions) {
+    this.#options = options;
+  }
+
+  /** What this agent holds, or should hold, may have changed. */
+  mark(session: AgentSession): void {
+    this.#dirty.add(session);
+  }
+
+  /** Takes what a heartbeat says. */
+  heard(session: AgentSession, held: HeldPolicySet): void {
+    const now = held.digest === '' ? null : held;
+    const isSame = session.held?.digest === now?.digest && session.held?.number === now?.number;
+    session.held = now;
+    if (!isSame) this.mark(session);
+  }
+
+  forget(session: AgentSession): void {
+    this.#dirty.delete(session);
+    this.#requests.delete(session);
+  }
+
+  /** The agent asks for the next part. A second request takes the place of one that waits. */
+  request(session: AgentSession, { policySet, offset }: PolicySetRequest): void {
+    this.#options.counters.policySetRequests += 1;
+    this.#requests.set(session, {
+      session,
+      digest: policySet?.digest ?? '',
+      number: policySet?.version ?? 0,
+      offset,
+    });
+    this.#serve();
+  }
+
+  /** Called a few times a second. */
+  tick(sessions: Iterable<AgentSession>): void {
+    const nowMs = this.#options.monotonicMs();
+    for (const session of sessions) {
+      if (
+        session.assigned !== null &&
+        session.assigned.digest !== session.held?.digest &&
+        nowMs - session.askedAtMs >= askAgainAfterMs
+      ) {
+        this.mark(session);
+      }
+    }
+    this.flush();
+  }
+
+  flush(): void {
+    if (this.#options.monotonicMs() < this.#notBeforeMs) return;
+    while (this.#dirty.size > 0 && this.#calls < callsInFlightMax) {
+      const sessions: AgentSession[] = [];
+      for (const session of this.#dirty) {
+        if (sessions.length >= limits.policySetAgentsPerCall) break;
+        this.#dirty.delete(session);
+        if (session.state === 'open') sessions.push(session);
+      }
+      if (sessions.length > 0) void this.#ask(sessions);
+    }
+  }
+
+  async #ask(sessions: AgentSession[]): Promise<void> {
+    this.#calls += 1;
+    const nowMs = this.#options.monotonicMs();
+    for (const session of sessions) session.askedAtMs = nowMs;
+    try {
+      const results = await this.#options.backend.deliver(
+        sessions.map(({ identity, held }) => ({
+          organizationId: identity.organizationId,
+          agentId: identity.agentId,
+          held,
+        })),
+      );
+      for (let index = 0; index < sessions.length; index += 1) {
+        const session = sessions[index] as AgentSession;
+        const result = results[index];
+        if (result === undefined) continue;
+        session.assigned = result.assigned;
+        if (result.command === null) continue;
+        this.#options.counters.policyCommandsSent += 1;
+        session.forward(Buffer.from(result.command, 'base64'));
+      }
+    } catch (error) {
+      this.#options.counters.policyCallsFailed += 1;
+      this.#options.warn('agents were not told of their policies', {
+        agents: sessions.length,
+        error: String(error),
+      });
+      for (const session of sessions) this.mark(session);
+      this.#notBeforeMs = this.#options.monotonicMs() + retryAfterMs;
+    } finally {
+      this.#calls -= 1;
+      this.flush();
+    }
+  }
+
+  #serve(): void {
+    for (const [session, request] of this.#requests) {
+      if (this.#parts >= partsInFlightMax) return;
+      this.#requests.delete(session);
+      this.#parts += 1;
+      void this.#answer(request).finally(() => {
+        this.#parts -= 1;
+        this.#serve();
+      });
+    }
+  }
+
+  /** Resolves when the stream has taken the part, or will take nothing any more. */
+  async #answer({ session, digest, number, offset }: WaitingRequest): Promise<void> {
+    const isAssigned = session.assigned?.digest === digest && session.assigned.number === number;
+    let content: Buffer | undefined;
+    try {
+      content = isAssigned ? await this.#setOf(session.identity.organizationId, digest) : undefined;
+    } catch (error) {
+      // No answer is an answer: the agent asks again.
+      this.#options.warn('a policy set could not be read', { error: String(error) });
+      return;
+    }
+    const part = content?.subarray(offset, offset + policySetChunkBytes) ?? noBytes;
+    this.#options.counters.policySetPartsSent += 1;
+    await session.sent(
+      MessageType.POLICY_UPDATE,
+      {
+        $case: 'policySetChunk',
+        value: { policySet: { version: number, digest }, offset, content: part },
+      },
+      this.#options.unixMs(),
+    );
+  }
+
+  #setOf(organizationId: string, digest: string): Promise<Buffer | undefined> {
+    const key = `${organizationId}/${digest}`;
+    const known = this.#sets.get(key);
+    if (known !== undefined) {
+      // The newest asked for is the last to go.
+      this.#sets.delete(key);
+      this.#sets.set(key, known);
+      return known;
+    }
+    const reading = this.#read(organizationId, digest);
+    this.#sets.set(key, reading);
+    reading.then(
+      (content) => {
+        if (content === undefined) this.#sets.delete(key);
+        else void this.#makeRoom(content.length);
+      },
+      () => this.#sets.delete(key),
+    );
+    return reading;
+  }
+
+  async #makeRoom(added: number): Promise<void> {
+    this.#keptBytes += added;
+    for (const [key, reading] of this.#sets) {
+      if (this.#keptBytes <= setsKeptMaxBytes || this.#sets.size <= 1) return;
+      this.#sets.delete(key);
+      this.#keptBytes -= (await reading.catch(() => undefined))?.length ?? 0;
+    }
+  }
+
+  async #read(organizationId: string, digest: string): Promise<Buffer | undefined> {
+    const parts: Buffer[] = [];
+    for (let offset = 0; ; ) {
+      const { content, totalBytes } = await this.#options.backend.policySetPart({
+        organizationId,
+        digest,
+        offset,
+      });
+      if (content === null) return undefined;
+      const part = Buffer.from(content, 'base64');
+      parts.push(part);
+      offset += part.length;
+      if (offset >= totalBytes || part.length === 0) return Buffer.concat(parts);
+    }
+  }
+}
+
+const noBytes = Buffer.alloc(0);

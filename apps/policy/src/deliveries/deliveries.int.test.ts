@@ -1,0 +1,245 @@
+import { ControlMessage } from '@keystead/agent-protocol/generated/keystead/agent/v1/session';
+import { hasValidSignature } from '@keystead/agent-protocol/message-signature';
+import {
+  commandSignerUri,
+  isPolicySetSignedBy,
+  organizationSignerUri,
+  policySetDigest,
+  verifiedSigner,
+} from '@keystead/agent-protocol/policy-set-signature';
+import { testTrustDomain } from '@keystead/agent-protocol/test-authority.fixture';
+import type { HeldPolicySet } from '@keystead/contracts/agent-link';
+import { newUuid, toId } from '@keystead/contracts/ids';
+import { enqueue } from '@keystead/database/outbox';
+import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
+import { given, PolicyWorld, type TestVault } from '../policy.fixture.ts';
+import { readContent } from '../policy-sets/set-content.ts';
+
+let world: PolicyWorld;
+
+beforeAll(async () => {
+  world = await PolicyWorld.open();
+});
+afterAll(() => world.close());
+beforeEach(() => {
+  world.nudges.length = 0;
+});
+
+async function assignedVault(agents = 1) {
+  const organization = await world.organization();
+  const vault = await world.vault(organization, Array(agents).fill(null));
+  const { set, signed } = await world.signedSet(organization);
+  await world.assign(vault, signed.number);
+  return { organization, vault, set, signed };
+}
+
+async function tell(vault: TestVault, held: HeldPolicySet | null = null, agent = 0) {
+  const { results } = await world.deliveries.deliver([
+    { organizationId: vault.organizationId, agentId: vault.agents[agent] ?? '', held },
+  ]);
+  const [result] = results;
+  if (!result) throw new Error('no result');
+  return result;
+}
+const heldOf = ({ number, digest }: { number: number; digest: string }) => ({ number, digest });
+const shown = (vault: TestVault, agent = 0) =>
+  world.agentPolicies.get(
+    vault.ctx,
+    given({ params: { id: toId('agent', vault.agents[agent] ?? '') } }),
+  );
+async function reported(
+  vault: TestVault,
+  { number, digest }: { number: number; digest: string },
+  outcome: string,
+  problem = 'unspecified',
+) {
+  await world.database.withTenant(vault, (transaction) =>
+    enqueue(transaction, vault.organizationId, 'policy.reported', {
+      vaultId: vault.vaultId,
+      agentId: vault.agents[0] ?? '',
+      policySet: { number, digest, outcome, problem },
+    }),
+  );
+  await world.reports.take();
+}
+async function told(vault: TestVault) {
+  const rows = await world.database.withTenant(vault, (transaction) =>
+    transaction.outbox.findMany({ where: { topic: 'vault.reported' }, orderBy: { id: 'asc' } }),
+  );
+  return rows.map(({ payload }) => {
+    const { kind, reason, state } = payload as Record<string, string>;
+    return `${kind} ${reason} ${state}`;
+  });
+}
+
+/** As an agent takes it apart. */
+function opened(command: string) {
+  const bytes = Buffer.from(command, 'base64');
+  const message = ControlMessage.decode(bytes);
+  const content = message.payload?.content;
+  if (content?.$case !== 'command' || content.value.action?.$case !== 'assignPolicySet') {
+    throw new Error('no command');
+  }
+  return { bytes, message, command: content.value, action: content.value.action.value };
+}
+
+test('the command is signed for its agent, and the set by the organization', async () => {
+  const { vault, signed } = await assignedVault();
+  const { assigned, command } = await tell(vault);
+  expect(assigned).toEqual(heldOf(signed));
+  const { bytes, message, command: told, action } = opened(command ?? '');
+  const expectation = { root: world.root, nowMs: Date.now() };
+  const signer = verifiedSigner([told.signerCertificate, told.signerIssuer], {
+    ...expectation,
+    uri: commandSignerUri(testTrustDomain),
+  });
+  expect(signer && hasValidSignature(bytes, signer.publicKey)).toBe(true);
+  expect(message.vaultId).toBe(toId('vault', vault.vaultId));
+  const organizationSigner = verifiedSigner(action.signerChain, {
+    ...expectation,
+    uri: organizationSignerUri(testTrustDomain, vault.organizationId),
+  });
+  if (!organizationSigner) throw new Error('the signer of the organization does not verify');
+  expect(isPolicySetSignedBy(signed.digest, action.signature, organizationSigner)).toBe(true);
+  const parts: Buffer[] = [];
+  for (let offset = 0; offset < action.totalBytes; ) {
+    const { content } = await world.deliveries.part({
+      organizationId: vault.organizationId,
+      digest: signed.digest,
+      offset,
+    });
+    parts.push(Buffer.from(content ?? '', 'base64'));
+    offset += parts.at(-1)?.length ?? 0;
+  }
+  const content = Buffer.concat(parts);
+  expect(policySetDigest(content)).toBe(signed.digest);
+  expect(readContent(content)).toMatchObject({
+    organizationId: toId('organization', vault.organizationId),
+    number: 1,
+    predecessor: '',
+  });
+});
+
+test('sets are one chain over the whole organization, and no two have a number', async () => {
+  const organization = await world.organization();
+  const [one, other] = [await world.signedSet(organization), await world.signedSet(organization)];
+  const more = await Promise.all(
+    [one.set.id, other.set.id, one.set.id, other.set.id].map((id) => world.sign(organization, id)),
+  );
+  const all = [one.signed, other.signed, ...more].sort((a, b) => a.number - b.number);
+  expect(all.map(({ number }) => number)).toEqual([1, 2, 3, 4, 5, 6]);
+  all.forEach((signed, index) => {
+    expect(signed.predecessorDigest).toBe(all[index - 1]?.digest ?? '');
+  });
+});
+
+test('numbers of commands ascend for an agent, and an agent that holds its set is left alone', async () => {
+  const { organization, vault, set, signed } = await assignedVault();
+  const first = opened((await tell(vault)).command ?? '').command.number;
+  expect((await tell(vault)).command).toBeNull();
+  expect(await shown(vault)).toMatchObject({ state: 'delivered', held: null });
+  expect((await tell(vault, heldOf(signed))).command).toBeNull();
+  expect(await shown(vault)).toMatchObject({ state: 'active', held: heldOf(signed) });
+  const next = await world.sign(organization, set.id);
+  await world.assign(vault, next.number);
+  expect(await shown(vault)).toMatchObject({ state: 'pending', assigned: heldOf(next) });
+  const second = opened((await tell(vault, heldOf(signed))).command ?? '');
+  expect(second.command.number).toBeGreaterThan(first);
+  expect(second.action.policySet?.version).toBe(next.number);
+});
+
+test('a rejection is shown with its reason, told to people, and over when the set is active', async () => {
+  const { vault, signed } = await assignedVault();
+  await tell(vault);
+  await reported(vault, signed, 'rejected', 'policy');
+  expect(await shown(vault)).toMatchObject({ state: 'rejected', reason: 'policy' });
+  expect(await told(vault)).toEqual(['policy.rejected rejected_policy raised']);
+  expect(world.nudges).toContain('vaultReports');
+  expect((await tell(vault)).command).toBeNull();
+  await reported(vault, signed, 'active');
+  expect(await shown(vault)).toMatchObject({ state: 'active', reason: null });
+  expect(await told(vault)).toContain('policy.rejected rejected_policy cleared');
+});
+
+test('drift is found by what a heartbeat says, told, and mended', async () => {
+  const { organization, vault, set, signed } = await assignedVault();
+  await tell(vault, heldOf(signed));
+  const later = await world.sign(organization, set.id);
+  const { command } = await tell(vault, heldOf(later));
+  expect(command).not.toBeNull();
+  expect(await shown(vault)).toMatchObject({ state: 'drifted', held: heldOf(later) });
+  expect(await told(vault)).toEqual(['policy.drifted drifted raised']);
+  await tell(vault, heldOf(signed));
+  expect(await shown(vault)).toMatchObject({ state: 'active' });
+  expect((await told(vault)).at(-1)).toBe('policy.drifted drifted cleared');
+});
+
+test('staleness and decisions are shown as an agent reports them', async () => {
+  const { vault, signed } = await assignedVault();
+  await tell(vault, heldOf(signed));
+  await reported(vault, signed, 'stale');
+  expect((await shown(vault)).staleSince).not.toBeNull();
+  await reported(vault, signed, 'fresh');
+  expect((await shown(vault)).staleSince).toBeNull();
+  for (let round = 0; round < 2; round += 1) {
+    await world.database.withTenant(vault, (transaction) =>
+      enqueue(transaction, vault.organizationId, 'policy.reported', {
+        vaultId: vault.vaultId,
+        agentId: vault.agents[0] ?? '',
+        policyDecisions: {
+          ...heldOf(signed),
+          allowed: 10,
+          denied: 3,
+          newlyAllowed: 0,
+          newlyDenied: 2,
+          errors: 1,
+        },
+      }),
+    );
+  }
+  await Promise.all([world.reports.take(), world.reports.take()]);
+  expect((await shown(vault)).decisions).toEqual({
+    allowed: 20,
+    denied: 6,
+    newlyDenied: 4,
+    errors: 2,
+  });
+});
+
+test('two gateways that tell the same agents at once send one command each', async () => {
+  const { vault } = await assignedVault(20);
+  const agents = vault.agents.map((agentId) => ({
+    organizationId: vault.organizationId,
+    agentId,
+    held: null,
+  }));
+  const answers = await Promise.all([
+    world.deliveries.deliver(agents),
+    world.deliveries.deliver([...agents].reverse()),
+  ]);
+  const sent = answers.flatMap(({ results }) => results.filter(({ command }) => command !== null));
+  expect(sent.length).toBeGreaterThanOrEqual(20);
+  const numbers = await world.database.withTenant(vault, (transaction) =>
+    transaction.agentPolicy.findMany({ select: { commandNumber: true } }),
+  );
+  expect(numbers.reduce((sum, row) => sum + Number(row.commandNumber), 0)).toBe(sent.length);
+});
+
+test('an agent that is revoked, deleted, foreign or unknown is told nothing', async () => {
+  const { vault } = await assignedVault();
+  const other = await world.organization();
+  await world.database.withTenant(vault, (transaction) =>
+    transaction.agent.updateMany({ data: { revokedAt: new Date() } }),
+  );
+  expect(await tell(vault)).toEqual({ assigned: null, command: null });
+  const foreign = { ...vault, organizationId: other.organizationId };
+  expect(await tell(foreign)).toEqual({ assigned: null, command: null });
+  expect(await tell({ ...vault, agents: [newUuid()] })).toEqual({ assigned: null, command: null });
+  expect(
+    await world.deliveries.part({
+      organizationId: other.organizationId,
+      digest: 'a'.repeat(64),
+      offset: 0,
+    }),
+  ).toEqual({ totalBytes: 0, content: null });
+});
