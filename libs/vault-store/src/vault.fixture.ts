@@ -2,6 +2,8 @@
 
 import type { PasswordCost } from '@keystead/envelope/password';
 import { createSqlDatabase, type TestSqlKind } from '@keystead/test-control-plane/sql-database';
+import type { VaultSchema } from './schema.ts';
+import { openSql, type SqlStore } from './sql/sql-store.ts';
 import { openVault, type Vault, type VaultOptions } from './vault.ts';
 
 /** The least that is allowed: tests are about what is stored, not about how long a guess takes. */
@@ -17,6 +19,8 @@ export interface TestVault extends AsyncDisposable {
   vault: Vault;
   /** Another process, as it were: opened anew on the same database. */
   openAgain(options?: Partial<VaultOptions>): Promise<Vault>;
+  /** The database itself. */
+  openStore(): Promise<SqlStore<VaultSchema>>;
   clock: { nowMs: number };
   close(): Promise<void>;
 }
@@ -44,5 +48,6 @@ export async function createTestVault(
     await database.drop();
   };
   const vault = await openAgain();
-  return { vault, openAgain, clock, close, [Symbol.asyncDispose]: close };
+  const openStore = () => openSql<VaultSchema>(database.options);
+  return { vault, openAgain, openStore, clock, close, [Symbol.asyncDispose]: close };
 }

@@ -141,25 +141,29 @@ export async function writeValues(
   fingerprint: Fingerprint,
 ): Promise<number[]> {
   let written = 0;
-  const isSent: ValueChange[][] = [];
-  for (let at = 0; at < changes.length; ) {
-    const size = statementSizes.find((each) => each <= changes.length - at) ?? 1;
-    isSent.push(changes.slice(at, at + size));
-    at += size;
-  }
-  for (const part of isSent) {
-    const result = await queries.executeQuery(
-      kind === 'postgresql'
-        ? postgresqlUpdate(part, fingerprint)
-        : CompiledQuery.raw(
-            updateText(kind, part.length, fingerprint),
-            part.flatMap(({ position, old, value }) => [position, mark(old, fingerprint), value]),
-          ),
-    );
+  for (const query of updates(kind, changes, fingerprint)) {
+    const result = await queries.executeQuery(query);
     written += Number(result.numAffectedRows ?? 0n);
   }
   if (written === changes.length) return [];
   return findLost(queries, changes);
+}
+
+function* updates(
+  kind: SqlStore<VaultSchema>['kind'],
+  changes: readonly ValueChange[],
+  fingerprint: Fingerprint,
+): Generator<CompiledQuery> {
+  if (changes.length === 0) return;
+  if (kind !== 'sqlite') {
+    yield serverUpdate(kind, changes, fingerprint);
+    return;
+  }
+  for (let at = 0; at < changes.length; ) {
+    const size = statementSizes.find((each) => each <= changes.length - at) ?? 1;
+    yield sqliteUpdate(changes.slice(at, at + size), fingerprint);
+    at += size;
+  }
 }
 
 /** Statements have one of a few sizes, so that their texts repeat and are prepared once. */
@@ -175,63 +179,56 @@ function marked(column: string, fingerprint: Fingerprint): string {
   return `substr(${column}, ${fingerprint.offset + 1}, ${fingerprint.length})`;
 }
 
-const texts = new Map<string, string>();
-
-function updateText(kind: 'sqlite' | 'mysql', rows: number, fingerprint: Fingerprint): string {
-  const name = `${kind} ${rows} ${fingerprint?.offset} ${fingerprint?.length}`;
-  let text = texts.get(name);
-  if (text !== undefined) return text;
-  if (kind === 'sqlite') {
-    const values = Array(rows).fill('(?, ?, ?)').join(', ');
-    text = `update vault set value = fresh.column3 from (values ${values}) as fresh
-      where vault.position = fresh.column1 and ${marked('vault.value', fingerprint)} = fresh.column2`;
-  } else {
-    const values = Array(rows - 1)
-      .fill(' union all select ?, ?, ?')
-      .join('');
-    text = `update vault join (select ? as position, ? as old, ? as value${values}) as fresh
-      on vault.position = fresh.position set vault.value = fresh.value
-      where ${marked('vault.value', fingerprint)} = fresh.old`;
-  }
-  texts.set(name, text);
-  return text;
+function sqliteUpdate(changes: readonly ValueChange[], fingerprint: Fingerprint): CompiledQuery {
+  const values = Array(changes.length).fill('(?, ?, ?)').join(', ');
+  return CompiledQuery.raw(
+    `update vault set value = fresh.column3 from (values ${values}) as fresh
+      where vault.position = fresh.column1
+        and ${marked('vault.value', fingerprint)} = fresh.column2`,
+    changes.flatMap(({ position, old, value }) => [position, mark(old, fingerprint), value]),
+  );
 }
 
-/** All values as one parameter: the driver would write each of many as text, twice as long. */
-function postgresqlUpdate(changes: readonly ValueChange[], fingerprint: Fingerprint) {
-  const starts: number[] = [];
-  const lengths: number[] = [];
-  const oldStarts: number[] = [];
-  const oldLengths: number[] = [];
+/**
+ * All values as one parameter, cut apart by the server. As parameters of their own PostgreSQL's driver
+ * would write them as text, twice as long; and MariaDB cuts bytes beyond 64 KiB from a union of them.
+ */
+function serverUpdate(
+  kind: 'postgresql' | 'mysql',
+  changes: readonly ValueChange[],
+  fingerprint: Fingerprint,
+): CompiledQuery {
+  const cuts: number[][] = [];
   const values: Uint8Array[] = [];
   const olds: Uint8Array[] = [];
-  let [at, oldAt] = [1, 1];
-  for (const { old, value } of changes) {
+  let [start, oldStart] = [1, 1];
+  for (const { position, old, value } of changes) {
     const part = mark(old, fingerprint);
-    starts.push(at);
-    lengths.push(value.length);
-    oldStarts.push(oldAt);
-    oldLengths.push(part.length);
+    cuts.push([position, start, value.length, oldStart, part.length]);
     values.push(value);
     olds.push(part);
-    at += value.length;
-    oldAt += part.length;
+    start += value.length;
+    oldStart += part.length;
+  }
+  const column = (place: number) => cuts.map((cut) => cut[place]);
+  const isOld = (all: string) =>
+    `${marked('vault.value', fingerprint)} = substr(${all}, fresh.old_start, fresh.old_length)`;
+  if (kind === 'postgresql') {
+    return CompiledQuery.raw(
+      `update vault set value = substr($1::bytea, fresh.start, fresh.length)
+        from unnest($2::bigint[], $3::int[], $4::int[], $5::int[], $6::int[])
+          as fresh(position, start, length, old_start, old_length)
+        where vault.position = fresh.position and ${isOld('$7::bytea')}`,
+      [Buffer.concat(values), ...[0, 1, 2, 3, 4].map(column), Buffer.concat(olds)],
+    );
   }
   return CompiledQuery.raw(
-    `update vault set value = substr($1::bytea, fresh.start, fresh.length)
-      from unnest($2::bigint[], $3::int[], $4::int[], $5::int[], $6::int[])
-        as fresh(position, start, length, old_start, old_length)
-      where vault.position = fresh.position
-        and ${marked('vault.value', fingerprint)} = substr($7::bytea, fresh.old_start, fresh.old_length)`,
-    [
-      Buffer.concat(values),
-      changes.map(({ position }) => position),
-      starts,
-      lengths,
-      oldStarts,
-      oldLengths,
-      Buffer.concat(olds),
-    ],
+    `update vault join json_table(?, '$[*]' columns (
+        position bigint path '$[0]', start int path '$[1]', length int path '$[2]',
+        old_start int path '$[3]', old_length int path '$[4]')) as fresh
+      on vault.position = fresh.position
+      set vault.value = substr(?, fresh.start, fresh.length) where ${isOld('?')}`,
+    [JSON.stringify(cuts), Buffer.concat(values), Buffer.concat(olds)],
   );
 }
 

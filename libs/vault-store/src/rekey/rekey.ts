@@ -34,6 +34,8 @@ export interface RunOptions {
   dryRun?: boolean;
   /** Threads; by default as many as there are processors, and none for few records. */
   workers?: number;
+  /** Records in one transaction, at most; by default 2,000. */
+  batchRecords?: number;
 }
 
 export interface RekeyProgress extends Readonly<Findings> {
@@ -252,8 +254,9 @@ class RekeyRun {
   }
 
   #rows(resealer: Resealer): RekeyRows {
+    const { batchRecords = resealer.pageRecords } = this.#plan.options;
     return new RekeyRows(this.#plan.store, {
-      maxRecords: resealer.pageRecords,
+      maxRecords: Math.max(1, Math.min(batchRecords, resealer.pageRecords)),
       maxBytes: vaultLimits.rekeyPageBytes,
     });
   }
