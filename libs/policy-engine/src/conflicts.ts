@@ -85,7 +85,11 @@ function demandsOf(policy: CompiledPolicy): Demands {
     impossible: false,
   };
   for (const conjunct of policy.study.conjuncts) {
-    const word = JSON.stringify(conjunct);
+    const written = JSON.stringify(conjunct);
+    // Numbers that JSON cannot carry look alike and are not.
+    const word = /"Value":-?\d{16}/.test(written)
+      ? `${policy.level} ${policy.id}: ${written}`
+      : written;
     demands.words.add(word);
     if (!understand(conjunct, demands)) demands.opaque.push(word);
   }

@@ -110,37 +110,54 @@ function explainPolicy(policy: CompiledPolicy, decision: Decision, facts: Facts)
     })
     .map(({ literal }) => literal);
   const call = cedarCallOf(facts, undefined, undefined, true, matched, study.mentions.zones);
-  const asked = study.conjuncts.map(conditionPolicy);
-  const answer =
-    asked.length === 0
-      ? undefined
-      : bench.run((cedar) =>
-          cedar.isAuthorized({
-            ...call,
-            policies: {
-              staticPolicies: Object.fromEntries(asked.map((one, at) => [`condition${at}`, one])),
-            },
-          }),
-        );
-  const reasons = answer?.type === 'success' ? answer.response.diagnostics.reason : [];
-  const errors = answer?.type === 'success' ? answer.response.diagnostics.errors : [];
-
-  const conditions = asked.map((one, at): ExplainedCondition => {
-    const failed = errors.find(({ policyId }) => policyId === `condition${at}`)?.error.message;
-    return {
-      text: textOf(one),
-      holds: reasons.includes(`condition${at}`),
-      ...(failed === undefined ? {} : { failed }),
-    };
-  });
+  const itself = bench.run((cedar) =>
+    cedar.isAuthorized({ ...call, policies: { staticPolicies: study.text } }),
+  );
+  const found = itself.type === 'success' ? itself.response.diagnostics : undefined;
+  const applies = (found?.reason.length ?? 0) > 0;
+  const conditions = explainConditions(policy, call) ?? [
+    {
+      text: study.text.slice(study.text.search(/\b(?:when|unless)\s*\{/)),
+      holds: applies,
+      ...(found?.errors[0] ? { failed: found.errors[0].error.message } : {}),
+    },
+  ];
   return {
     id: policy.id,
     level: policy.level,
     ...(policy.namespace === undefined ? {} : { namespace: policy.namespace }),
     effect: study.effect,
     priority: policy.priority,
-    applies: conditions.every(({ holds }) => holds),
+    applies,
     decided: decision.policyIds.includes(policy.id),
     conditions,
   };
+}
+
+/** Each condition by itself; undefined for numbers that JSON cannot carry without loss. */
+function explainConditions(
+  { study }: CompiledPolicy,
+  call: ReturnType<typeof cedarCallOf>,
+): ExplainedCondition[] | undefined {
+  if (/"Value":-?\d{16}/.test(JSON.stringify(study.conjuncts))) return undefined;
+  const asked = study.conjuncts.map(conditionPolicy);
+  if (asked.length === 0) return [];
+  const answer = bench.run((cedar) =>
+    cedar.isAuthorized({
+      ...call,
+      policies: {
+        staticPolicies: Object.fromEntries(asked.map((one, at) => [`condition${at}`, one])),
+      },
+    }),
+  );
+  if (answer.type !== 'success') return undefined;
+  const { reason, errors } = answer.response.diagnostics;
+  return asked.map((one, at) => {
+    const failed = errors.find(({ policyId }) => policyId === `condition${at}`)?.error.message;
+    return {
+      text: textOf(one),
+      holds: reason.includes(`condition${at}`),
+      ...(failed === undefined ? {} : { failed }),
+    };
+  });
 }

@@ -299,7 +299,7 @@ test(`${cedarTexts} malformed Cedar policies each get a useful message`, async (
   console.log(`malformed Cedar policies: seed ${seed}`);
   for (let at = 0; at < cedarTexts; at += 1) {
     const dice = new Dice(seed + at);
-    const right = `permit(principal in Role::"r${dice.below(9)}", action == Action::"secret.read", resource) when { resource.name like "db/*" && context.time.weekday <= 5 && resource.name == "x" && context.clock["Europe/Berlin"].day < 9 && context.matches.contains("resource.name ~ ^db") };`;
+    const right = `permit(principal in Role::"r${dice.below(1e9)}", action == Action::"secret.read", resource) when { resource.name like "db/*" && context.time.weekday <= 5 && resource.name == "x" && context.clock["Europe/Berlin"].day < 9 && context.matches.contains("resource.name ~ ^db") };`;
     const text = (wrongTexts[at % wrongTexts.length] as (typeof wrongTexts)[number])(dice, right);
     usefulness(await timed(text, text), `seed ${seed + at}: ${text.slice(0, 500)}`);
   }
