@@ -203,6 +203,11 @@ export class ControlLink {
     this.#sendEvents();
   }
 
+  /** Sends what others wrote down. */
+  wake(): void {
+    this.#sendEvents();
+  }
+
   /** Says goodbye where there is somebody to say it to; resolves within two seconds. */
   async stop(): Promise<void> {
     this.#stopping = true;

@@ -11,8 +11,10 @@ import { type AccessTables, accessMigrations } from './access/access-tables.ts';
 import { ApiKeys } from './access/api-keys.ts';
 import { Door } from './access/door.ts';
 import { Roles } from './access/roles.ts';
+import { auditHandlers } from './audit/audit.http.ts';
+import { AuditReader } from './audit/audit-reader.ts';
 import { AuditTrail } from './audit/audit-trail.ts';
-import { type LoadedConfiguration, sizeBytes } from './configuration.ts';
+import { durationMs, type LoadedConfiguration, sizeBytes } from './configuration.ts';
 import type { AgentHandler } from './http/handler.ts';
 import { Idempotency } from './http/idempotency.ts';
 import { type IdempotencyTables, idempotencyMigrations } from './http/idempotency-tables.ts';
@@ -20,6 +22,10 @@ import { keyProviderOf, type ReadVariable, sqlOptionsOf } from './key-management
 import { keyHandlers } from './keys/keys.http.ts';
 import { leaseMigrations } from './leases/lease-tables.ts';
 import { namespaceHandlers } from './namespaces/namespaces.http.ts';
+import { rotationHandlers } from './rotation/rotation.http.ts';
+import { rotationMigrations } from './rotation/rotation-tables.ts';
+import { Rotations } from './rotation/rotations.ts';
+import type { RotatorPermissions } from './rotation/rotators/rotators.ts';
 import { secretHandlers } from './secrets/secrets.http.ts';
 import type { Migration } from './store/migrations.ts';
 import { Vault } from './store/vault.ts';
@@ -29,6 +35,7 @@ const migrations: readonly Migration[] = [
   ...accessMigrations,
   ...idempotencyMigrations,
   ...leaseMigrations,
+  ...rotationMigrations,
 ];
 
 export interface GuardedVaultOptions {
@@ -42,16 +49,27 @@ export interface GuardedVaultOptions {
 export class GuardedVault {
   readonly vault: Vault;
   readonly trail: AuditTrail;
+  readonly audit: AuditReader;
   readonly book: AccessBook;
   readonly door: Door;
   readonly apiKeys: ApiKeys;
   readonly roles: Roles;
   readonly idempotency: Idempotency;
+  readonly rotations: Rotations;
+  /** What vault.yaml lets rotations start. */
+  rotators: RotatorPermissions;
+  /** Somebody asked for a rotation: wakes whoever carries them out. */
+  onRotationDue: () => void = () => undefined;
   readonly #provider: KeyProvider;
 
-  private constructor(vault: Vault, trail: AuditTrail, provider: KeyProvider, log: Logger) {
+  private constructor(
+    { vault, trail, provider }: { vault: Vault; trail: AuditTrail; provider: KeyProvider },
+    { loaded, log }: GuardedVaultOptions,
+  ) {
     this.vault = vault;
     this.trail = trail;
+    this.rotators = rotatorsOf(loaded);
+    this.audit = new AuditReader(trail);
     this.#provider = provider;
     const now = Date.now;
     const store = vault.store.as<AccessTables>();
@@ -71,6 +89,12 @@ export class GuardedVault {
       vault.keys.derive('idempotency'),
       now,
     );
+    this.rotations = new Rotations({
+      store: vault.store,
+      directory: vault.directory,
+      allowed: () => this.rotators,
+      poke: () => this.onRotationDue(),
+    });
   }
 
   /** @throws with one line that says what is wrong: keys, store or audit */
@@ -86,6 +110,12 @@ export class GuardedVault {
         sql: sqlOptionsOf(storage, locate, readVariable),
         provider,
         migrations,
+        cache: {
+          maxEntries: storage.cache.max_entries,
+          maxBytes: sizeBytes(storage.cache.max_size),
+          plaintextTtlMs: durationMs(storage.cache.plaintext_ttl),
+        },
+        answerFromCacheMs: durationMs(storage.cache.answer_while_away),
         onError: (error) => log.warn({ err: error }, 'work in the background failed'),
       });
       const logFile = options.auditFile ?? locate(audit.log_file);
@@ -96,7 +126,7 @@ export class GuardedVault {
         retentionDays: audit.retention_days,
         log,
       });
-      const guarded = new GuardedVault(vault, trail, provider, log);
+      const guarded = new GuardedVault({ vault, trail, provider }, options);
       await guarded.book.open();
       return guarded;
     } catch (error) {
@@ -114,8 +144,10 @@ export class GuardedVault {
     return [
       ...namespaceHandlers(namespaces, transfer),
       ...secretHandlers(secrets),
+      ...rotationHandlers(this.rotations),
       ...keyHandlers(keys),
       ...accessHandlers({ book, apiKeys, roles }),
+      ...auditHandlers(this.audit),
     ];
   }
 
@@ -126,4 +158,27 @@ export class GuardedVault {
     await this.vault.close().catch(() => undefined);
     await this.#provider.close().catch(() => undefined);
   }
+}
+
+export function rotatorsOf({ configuration, locate }: LoadedConfiguration): RotatorPermissions {
+  const { scripts, rotators, http_hosts: httpHosts } = configuration.rotation;
+  return {
+    scripts: Object.fromEntries(
+      Object.entries(scripts).map(([name, { argv, timeout, environment }]) => [
+        name,
+        {
+          argv: [locate(argv[0] ?? ''), ...argv.slice(1)],
+          timeoutMs: durationMs(timeout),
+          environment,
+        },
+      ]),
+    ),
+    modules: Object.fromEntries(
+      Object.entries(rotators).map(([name, { module, timeout }]) => [
+        name,
+        { path: locate(module), timeoutMs: durationMs(timeout) },
+      ]),
+    ),
+    httpHosts,
+  };
 }

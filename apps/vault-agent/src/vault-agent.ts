@@ -11,7 +11,9 @@ import { parseEndpoint, parseFingerprint } from '@keystead/agent-protocol/link-c
 import { newUuid } from '@keystead/contracts/ids';
 import type { Logger } from 'pino';
 import { Registry } from 'prom-client';
+import { AgentDuties } from './agent-duties.ts';
 import { AgentHttp } from './agent-http.ts';
+import { AgentReporting } from './agent-reporting.ts';
 import {
   type Configuration,
   durationMs,
@@ -21,7 +23,7 @@ import {
 } from './configuration.ts';
 import { ControlLink } from './control-link.ts';
 import { DurableQueue } from './durable-queue.ts';
-import { GuardedVault } from './guarded-vault.ts';
+import { GuardedVault, rotatorsOf } from './guarded-vault.ts';
 import { hostFacts, ProcessGauges } from './host.ts';
 import type { HealthSource } from './http/health.http.ts';
 import { agentIdOf, IdentityStore } from './identity-store.ts';
@@ -29,7 +31,8 @@ import type { ReadVariable } from './key-management.ts';
 import { addLinkMetrics } from './link-metrics.ts';
 import { agentVersion } from './version.ts';
 
-const sections: Record<SectionName, ConfigurationSection> = {
+/** As the control plane knows them; what it does not know shows in the digest alone. */
+const sections: Partial<Record<SectionName, ConfigurationSection>> = {
   server: ConfigurationSection.SERVER,
   storage: ConfigurationSection.STORAGE,
   encryption: ConfigurationSection.ENCRYPTION,
@@ -51,6 +54,8 @@ export class VaultAgent implements HealthSource {
   #link: ControlLink | undefined;
   #guarded: GuardedVault | undefined;
   #http: AgentHttp | undefined;
+  #duties: AgentDuties | undefined;
+  #reporting: AgentReporting | undefined;
   #ids = { agentId: '', vaultId: '', organizationId: '', vaultName: '', agentName: '' };
   #serving = false;
 
@@ -106,13 +111,42 @@ export class VaultAgent implements HealthSource {
       this.#log.warn('nobody has a key yet: "keystead-agent init" makes the first one');
     }
     const registry = new Registry();
+    const reporting = new AgentReporting({
+      loaded: this.#loaded,
+      readVariable: this.#readVariable,
+      guarded,
+      queue,
+      identities,
+      registry,
+      log: this.#log,
+      onQueued: () => this.#link?.wake(),
+    });
+    this.#reporting = reporting;
+    reporting.start();
+    guarded.vault.store.breaker.onChange((isAvailable) =>
+      reporting.upward.notice(isAvailable ? 'STORE_AVAILABLE' : 'STORE_UNAVAILABLE'),
+    );
+    this.#duties = new AgentDuties({
+      loaded: this.#loaded,
+      guarded,
+      upward: reporting.upward,
+      holder: this.bootId,
+      log: this.#log,
+    });
     this.#http = new AgentHttp({
       loaded: this.#loaded,
       guarded,
       source: this,
       registry,
       log: this.#log,
-      onLock: (kind, guesses) => this.#log.warn({ kind, guesses }, 'somebody guesses credentials'),
+      onLock: (kind, guesses, keyPrefix) => {
+        this.#log.warn({ kind, guesses, keyPrefix }, 'somebody guesses credentials');
+        if (keyPrefix === undefined) reporting.upward.notice('GUESSING', { count: guesses });
+        else {
+          const identity = { kind: 'api_key', id: keyPrefix };
+          reporting.upward.notice('IDENTITY_LOCKED', { identity, count: guesses });
+        }
+      },
     });
     addLinkMetrics(registry, this);
     const port = await this.#http.listen(server.host, server.port);
@@ -122,6 +156,7 @@ export class VaultAgent implements HealthSource {
       'serving',
     );
     this.#tellBoot(queue);
+    this.#duties.start();
     if (!controlPlane.enabled || controlPlane.endpoint === undefined) return;
     this.#link = new ControlLink({
       endpoint: parseEndpoint(controlPlane.endpoint),
@@ -142,16 +177,17 @@ export class VaultAgent implements HealthSource {
     this.#link.start();
   }
 
-  /** Says goodbye and ends within two seconds. */
+  /** Says goodbye and ends within two seconds: what is not done by then is left for the next run. */
   async stop(): Promise<void> {
     this.#serving = false;
+    await Promise.all([this.#http?.close(300), within(this.#duties?.stop(), 600)]);
+    await within(this.#reporting?.stop(), 600);
     this.#queue?.append(
       { $case: 'shutDown', value: { uptimeSeconds: Math.floor(process.uptime()) } },
       Date.now(),
     );
     await this.#link?.stop();
     this.#queue?.endCleanly();
-    await this.#http?.close(300);
     await this.#guarded?.close();
     this.#gauges.stop();
     this.#queue?.close();
@@ -164,6 +200,7 @@ export class VaultAgent implements HealthSource {
   reload(loaded: LoadedConfiguration): SectionName[] {
     const before = this.#loaded;
     this.#http?.reload(loaded);
+    if (this.#guarded !== undefined) this.#guarded.rotators = rotatorsOf(loaded);
     this.#log.level = loaded.configuration.monitoring.log_level;
     const changed = sectionNames.filter((name) => before.digests[name] !== loaded.digests[name]);
     this.#loaded = loaded;
@@ -174,7 +211,7 @@ export class VaultAgent implements HealthSource {
         value: {
           previousDigest: before.digest,
           digest: loaded.digest,
-          sections: changed.map((name) => sections[name]),
+          sections: sectionsOf(changed),
         },
       },
       Date.now(),
@@ -248,13 +285,16 @@ export class VaultAgent implements HealthSource {
         value: {
           previousDigest: '',
           digest,
-          sections: changed.map((name) => sections[name]),
+          sections: sectionsOf(changed),
         },
       },
       Date.now(),
     );
   }
 }
+
+const sectionsOf = (names: readonly SectionName[]) =>
+  names.map((name) => sections[name]).filter((section) => section !== undefined);
 
 /** Whether a section holds something that only a new start takes over. */
 function needsRestart(
@@ -263,7 +303,7 @@ function needsRestart(
   { configuration: after }: LoadedConfiguration,
 ): boolean {
   const rest = (configuration: Configuration) => {
-    if (name === 'authentication') return {};
+    if (name === 'authentication' || name === 'rotation') return {};
     const section: Record<string, unknown> = { ...configuration[name] };
     if (name === 'monitoring') delete section.log_level;
     if (name === 'server') {
@@ -293,3 +333,12 @@ const zeroCounters = {
 };
 
 const zeroStatus: Partial<ControlLink['status']> = {};
+
+async function within(work: Promise<void> | undefined, ms: number): Promise<void> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<void>((resolve) => {
+    timer = setTimeout(resolve, ms);
+  });
+  await Promise.race([work?.catch(() => undefined), late]);
+  clearTimeout(timer);
+}

@@ -22,7 +22,7 @@ export const auditLimits = {
   headEveryEntries: 1_000,
   headsApartMs: 1_000,
   /** Orderly end: what waits is written for so long. */
-  stopWithinMs: 1_500,
+  stopWithinMs: 700,
   retentionEveryMs: 3_600_000,
   /** No pass retires more than this part of the closed files, nor any when the clock jumped that far. */
   retiredShare: 24,

@@ -222,6 +222,10 @@ export class AuditTrail {
     return this.#options.logFile;
   }
 
+  get keyFile(): string {
+    return this.#options.keyFile;
+  }
+
   /** Undefined while entries are written. */
   get blocked(): { reason: string; sinceMs: number } | undefined {
     return this.#blocked;

@@ -21,7 +21,7 @@ import type { Logger } from 'pino';
 import type { Errand } from '../access/door.ts';
 import type { AuditFact, AuditResult } from '../audit/audit-entry.ts';
 import type { AuditHead, AuditTrail } from '../audit/audit-trail.ts';
-import type { DurableQueue, EventKind } from '../durable-queue.ts';
+import type { DurableQueue, EventKind, EventRank } from '../durable-queue.ts';
 import type { RotationReport } from '../rotation/rotation-report.ts';
 import type { NameReferences } from './name-references.ts';
 import { NoticePace } from './notice-pace.ts';
@@ -45,7 +45,8 @@ export interface BackupReport {
 }
 
 export interface UpwardOptions {
-  queue: DurableQueue;
+  /** Undefined where there is no control plane to tell. */
+  queue: DurableQueue | undefined;
   names: NameReferences;
   /** What the vault holds, for the reports of usage. */
   sizes: () => Promise<StoreSizes>;
@@ -191,6 +192,7 @@ export class Upward {
 
   /** Writes an event down; what cannot be written is tried again. */
   tell(kind: EventKind, atMs: number = this.#now()): void {
+    if (this.#options.queue === undefined) return;
     this.#unwritten.push({ kind, atMs });
     this.#writeUnwritten();
   }
@@ -211,6 +213,7 @@ export class Upward {
 
   #writeUnwritten(): void {
     const { queue, onQueued } = this.#options;
+    if (queue === undefined) return;
     let written = 0;
     this.#triedAtMs = this.#monotonicNow();
     try {
@@ -248,6 +251,10 @@ export class Upward {
     for (const { key, count } of this.#notices.due(nowMs)) this.#tellNotice(key, count);
   }
 
+  #waiting(rank: EventRank): number {
+    return this.#options.queue?.waitingOf(rank) ?? 0;
+  }
+
   // Heads
 
   #reportHead(isLast: boolean): void {
@@ -258,9 +265,7 @@ export class Upward {
       ms: nowMs - head.reportedAtMs,
       entries: head.latest.sequence - head.reportedSequence,
     };
-    const due = isLast
-      ? since.entries > 0
-      : isHeadDue(since, this.#options.queue.waitingOf('auditHead'));
+    const due = isLast ? since.entries > 0 : isHeadDue(since, this.#waiting('auditHead'));
     if (!due) return;
     const { chainId, sequence, hash, atUnixMs, signature, signerKey } = head.latest;
     const identityKey = this.#options.identityKey();
@@ -291,7 +296,7 @@ export class Upward {
   // Usage
 
   get #periodEndMs(): number {
-    return usagePeriodEndMs(this.#usage.startUnixMs, this.#options.queue.waitingOf('usage'));
+    return usagePeriodEndMs(this.#usage.startUnixMs, this.#waiting('usage'));
   }
 
   /** Ends the period where it ends, or now where the clock went back. */

@@ -1,0 +1,89 @@
+/** What the audit, its forwarding and the queue count, for the metrics (R10.4). Names no secret. */
+import { Counter, Gauge, type Registry } from 'prom-client';
+import type { AuditTrail } from '../audit/audit-trail.ts';
+import type { AuditForwarder } from '../audit/forwarding/audit-forwarder.ts';
+import { type DurableQueue, eventRanks } from '../durable-queue.ts';
+
+export interface ReportingSources {
+  trail: AuditTrail;
+  queue: DurableQueue;
+  forwarders: readonly AuditForwarder[];
+}
+
+export function addReportingMetrics(registry: Registry, sources: ReportingSources): void {
+  const { trail, queue, forwarders } = sources;
+  const gauge = (name: string, help: string, read: () => number) => {
+    new Gauge({
+      name,
+      help,
+      registers: [registry],
+      collect() {
+        this.set(read());
+      },
+    });
+  };
+  const counter = (name: string, help: string, read: () => number) => {
+    new Counter({
+      name,
+      help,
+      registers: [registry],
+      collect() {
+        this.reset();
+        this.inc(read());
+      },
+    });
+  };
+  const { counters } = trail;
+  counter('vault_audit_entries_total', 'Entries written', () => counters.entries);
+  counter('vault_audit_bytes_total', 'Bytes of entries written', () => counters.bytes);
+  counter(
+    'vault_audit_syncs_total',
+    'Syncs, each for all entries that waited',
+    () => counters.commits,
+  );
+  counter(
+    'vault_audit_refused_total',
+    'Entries refused because the audit was blocked',
+    () => counters.refused,
+  );
+  counter('vault_audit_blockings_total', 'Times the audit was blocked', () => counters.blockings);
+  gauge('vault_audit_blocked', '1 while the audit cannot be written', () =>
+    trail.blocked === undefined ? 0 : 1,
+  );
+  gauge('vault_audit_waiting', 'Entries that wait for the disk', () => trail.waiting);
+  gauge('vault_audit_sequence', 'The last entry on the disk', () => trail.sequence ?? 0);
+  new Gauge({
+    name: 'keystead_agent_queue_events_by_rank',
+    help: 'Events that wait for a receipt, by what they are worth',
+    labelNames: ['rank'],
+    registers: [registry],
+    collect() {
+      for (const rank of eventRanks) this.set({ rank }, queue.waitingOf(rank));
+    },
+  });
+  if (forwarders.length === 0) return;
+  const perDestination = (name: string, help: string, read: (each: AuditForwarder) => number) => {
+    new Gauge({
+      name,
+      help,
+      labelNames: ['destination'],
+      registers: [registry],
+      collect() {
+        for (const each of forwarders) this.set({ destination: each.name }, read(each));
+      },
+    });
+  };
+  perDestination('vault_audit_forward_lag_entries', 'Entries that have not arrived yet', (each) =>
+    Math.max(0, (trail.sequence ?? 0) - each.confirmed),
+  );
+  perDestination(
+    'vault_audit_forward_paused',
+    '1 while the receiver is left alone after failures',
+    (each) => (each.isPaused ? 1 : 0),
+  );
+  perDestination(
+    'vault_audit_forward_skipped_entries',
+    'Entries that were retired before they arrived',
+    (each) => each.skipped,
+  );
+}
