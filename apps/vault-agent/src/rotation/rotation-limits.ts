@@ -20,5 +20,7 @@ export const rotatorLimits = {
   standbyMs: 5_000,
   webhookTimeoutMs: 10_000,
   webhookAttempts: 3,
+  // Of the time in which an agent stops.
+  webhookStopMs: 1_000,
   webhooksWaitingMax: 1_000,
 } as const;
