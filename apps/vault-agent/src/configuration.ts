@@ -1,5 +1,5 @@
 /**
- * vault.yaml (R10.6): eight sections, every key known. What is wrong is named with its line and column.
+ * vault.yaml (R10.6): nine sections, every key known. What is wrong is named with its line and column.
  * Paths are relative to the file.
  */
 import { createHash } from 'node:crypto';
@@ -83,6 +83,17 @@ const storage = z
     connection_string_from: secretSource.optional(),
     max_connections: z.number().int().min(1).max(10_000).default(100),
     connection_timeout: duration.default('30s'),
+    /** What was read lately, sealed as it is stored. */
+    cache: z
+      .strictObject({
+        max_entries: z.number().int().min(1).max(10_000_000).default(50_000),
+        max_size: size.default('64MB'),
+        /** How long an opened value stays in memory; 0s opens it for every reading. */
+        plaintext_ttl: duration.default('0s'),
+        /** While the database is away: how long what was read before is still answered. */
+        answer_while_away: duration.default('60s'),
+      })
+      .prefault({}),
   })
   .refine(
     (storage) =>
@@ -296,6 +307,31 @@ const backup = z
   })
   .prefault({});
 
+/** What rotations may start or speak to: who may set a rotation names it, only this file defines it. */
+const rotation = z
+  .strictObject({
+    scripts: z
+      .record(
+        z.string().regex(/^[a-z0-9][a-z0-9-]{0,62}$/, 'must be lower case letters, digits and -'),
+        z.strictObject({
+          /** A program and its arguments; no shell reads them. */
+          argv: z.array(z.string().min(1).max(2_048)).min(1).max(100),
+          timeout: duration.default('30s'),
+          environment: z.record(z.string().max(128), z.string().max(2_048)).default({}),
+        }),
+      )
+      .default({}),
+    rotators: z
+      .record(
+        z.string().regex(/^[a-z0-9][a-z0-9-]{0,62}$/, 'must be lower case letters, digits and -'),
+        z.strictObject({ module: path, timeout: duration.default('30s') }),
+      )
+      .default({}),
+    /** Hosts that may be spoken to without TLS, beside this machine. */
+    http_hosts: z.array(z.string().min(1).max(253)).max(100).default([]),
+  })
+  .prefault({});
+
 const monitoring = z
   .strictObject({
     metrics_enabled: z.boolean().default(true),
@@ -345,6 +381,7 @@ const schema = z
     authentication,
     audit,
     backup,
+    rotation,
     monitoring,
     control_plane: controlPlane,
   })
@@ -369,6 +406,7 @@ export const sectionNames = [
   'authentication',
   'audit',
   'backup',
+  'rotation',
   'monitoring',
   'control_plane',
 ] as const;
