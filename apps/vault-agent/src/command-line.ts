@@ -4,6 +4,7 @@ import type { ApiKey } from '@keystead/contracts/agent-api/access';
 import { Command, InvalidArgumentError } from 'commander';
 import { destination, pino } from 'pino';
 import { checkConfiguration } from './agent-http.ts';
+import { addAuditCommands } from './audit/audit-commands.ts';
 import { ConfigurationError, loadConfiguration } from './configuration.ts';
 import { EnrollmentRefused, enrollAgent } from './enrollment.ts';
 import { allKeys, createKey, initialize, revokeKey, withVault } from './local-commands.ts';
@@ -73,6 +74,7 @@ export function commandLine(): Command {
     });
 
   addApiKeyCommands(program);
+  addAuditCommands(program, auditLogsOf);
 
   program
     .command('run')
@@ -165,6 +167,12 @@ function keyTable(keys: readonly ApiKey[]): string {
     )
     .join('\n')
     .concat('\n');
+}
+
+function auditLogsOf(config: string): string[] {
+  const { configuration, locate } = loadConfiguration(config);
+  const logFile = locate(configuration.audit.log_file);
+  return [logFile, `${logFile}.commands`];
 }
 
 const readVariable = (name: string) => process.env[name];

@@ -1,0 +1,155 @@
+import { readFileSync, writeFileSync } from 'node:fs';
+import { createServer } from 'node:http';
+import { join } from 'node:path';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { command, TestAgent } from '../agent-process.fixture.ts';
+
+let agent: TestAgent;
+const received: string[] = [];
+const receiver = createServer((request, answer) => {
+  let text = '';
+  request.on('data', (chunk) => {
+    text += chunk;
+  });
+  request.on('end', () => {
+    received.push(...text.split('\n').slice(0, -1));
+    answer.writeHead(204).end();
+  });
+});
+
+beforeAll(async () => {
+  await new Promise<void>((resolve) => receiver.listen(0, '127.0.0.1', resolve));
+  const { port } = receiver.address() as { port: number };
+  agent = await TestAgent.start((yaml) =>
+    yaml.replace(
+      /^audit:\n/m,
+      `audit:\n  forward:\n    - type: http\n      url: "http://127.0.0.1:${port}/audit"\n`,
+    ),
+  );
+  await agent.send('POST', '/v1/namespaces', { body: { name: 'production' } });
+  await agent.send('POST', '/v1/namespaces/production/secrets', {
+    body: { name: 'database/password', value: 'canary-of-this-test' },
+  });
+  for (let count = 0; count < 5; count += 1) {
+    await agent.send('GET', '/v1/namespaces/production/secrets/database%2Fpassword/value');
+  }
+});
+afterAll(async () => {
+  await agent.remove();
+  receiver.closeAllConnections();
+  receiver.close();
+});
+
+const list = (query: string) => agent.send('GET', `/v1/audit?${query}`);
+
+test('what was done is found by who, what, on what and with what result; the search is in there too', async () => {
+  const reads = await list('action=secret.read-value&secret=database/password&limit=3');
+  expect(reads.status).toBe(200);
+  expect(reads.body.items).toHaveLength(3);
+  expect(reads.body.items[0]).toMatchObject({
+    action: 'secret.read-value',
+    namespace: 'production',
+    secret: 'database/password',
+    phase: 'outcome',
+    result: 'done',
+    address: '127.0.0.1',
+  });
+  const rest = await list(
+    `action=secret.read-value&secret=database/password&limit=3&cursor=${reads.body.nextCursor}`,
+  );
+  expect(rest.body.items).toHaveLength(2);
+  expect(rest.body.nextCursor).toBeNull();
+  const created = await list('action=secret.create');
+  expect(created.body.items.map(({ phase }: { phase: string }) => phase)).toEqual([
+    'outcome',
+    'started',
+  ]);
+  const searches = await list('action=audit.read&limit=1');
+  expect(searches.body.items).toHaveLength(1);
+});
+
+test('a refusal is in the audit with its reason', async () => {
+  const reader = await agent.keyFor(['reader']);
+  const denied = await agent.send('POST', '/v1/namespaces', { key: reader, body: { name: 'x' } });
+  expect(denied.status).toBe(403);
+  const found = await list('result=denied&limit=1');
+  expect(found.body.items[0]).toMatchObject({
+    action: 'namespace.create',
+    code: 'permission_denied',
+    identity: { kind: 'api_key' },
+  });
+});
+
+test('the chain verifies over HTTP and from the files; a changed log does not', async () => {
+  const verified = await agent.send('POST', '/v1/audit/verify', { body: {} });
+  expect(verified.body).toMatchObject({ ok: true, problem: null });
+  await agent.until(async () => (await agent.send('GET', '/v1/audit/heads')).body.items.length > 0);
+  const heads = await agent.send('GET', '/v1/audit/heads?limit=10');
+  const file = join(agent.folder, 'heads.json');
+  writeFileSync(file, JSON.stringify(heads.body));
+  const args = ['audit', 'verify', '--config', agent.configuration, '--heads', file];
+  const fromFiles = await command([...args, '--json']);
+  expect(fromFiles.code).toBe(0);
+  expect(JSON.parse(fromFiles.output.split('\n')[0] ?? '')).toMatchObject({
+    ok: true,
+    trustedHeads: { given: heads.body.items.length, confirmed: heads.body.items.length },
+  });
+  const { chain, sequence } = heads.body.items[0];
+  const wrong = await agent.send('POST', '/v1/audit/verify', {
+    body: { trustedHeads: [{ chain, sequence, hash: '0'.repeat(64) }] },
+  });
+  expect(wrong.body.problem).toMatchObject({ kind: 'wrong_head', sequence });
+  const log = join(agent.folder, 'audit.log');
+  const before = readFileSync(log);
+  writeFileSync(
+    log,
+    before.toString().replace('"action":"secret.create"', '"action":"secret.delete"'),
+  );
+  const text = await command(args);
+  expect(text.code).toBe(1);
+  expect(text.output).toMatch(/WRONG at entry \d+ \(audit\.log, line \d+\)/);
+  writeFileSync(log, before);
+});
+
+test('commands show and export what the log holds', async () => {
+  const config = ['--config', agent.configuration];
+  const tail = await command(['audit', 'tail', ...config, '--action', 'secret.create']);
+  expect(tail.output).toMatch(/started +secret\.create +production/);
+  expect(tail.output.trim().split('\n')).toHaveLength(2);
+  const csv = await command([
+    'audit',
+    'export',
+    ...config,
+    '--format',
+    'csv',
+    '--secret',
+    'database/password',
+  ]);
+  expect(csv.output.split('\r\n')[0]).toMatch(/^sequence,at,requestId,/);
+  expect(csv.output.match(/secret\.read-value/g)).toHaveLength(5);
+  const output = join(agent.folder, 'export.jsonl');
+  const exported = await command(['audit', 'export', ...config, '--output', output]);
+  expect(exported.code).toBe(0);
+  const log = readFileSync(join(agent.folder, 'audit.log'), 'utf8').split('\n');
+  for (const line of readFileSync(output, 'utf8').trim().split('\n')) expect(log).toContain(line);
+});
+
+test('a receiver gets what is logged, and no log or receiver gets a value', async () => {
+  const log = () => readFileSync(join(agent.folder, 'audit.log'), 'utf8').trim().split('\n');
+  await agent.until(() => log().every((line) => received.includes(line)));
+  const metrics = await agent.send('GET', '/metrics');
+  expect(metrics.text).toMatch(/vault_audit_entries_total [1-9]/);
+  expect(metrics.text).toMatch(/vault_audit_forward_lag_entries\{destination="http http:/);
+  for (const text of [...received, ...log(), metrics.text, agent.output]) {
+    expect(text).not.toContain('canary-of-this-test');
+  }
+});
+
+test('stopped and started again, the chain goes on', async () => {
+  await agent.stop();
+  await agent.run();
+  await agent.send('GET', '/v1/namespaces');
+  expect((await agent.send('POST', '/v1/audit/verify', { body: {} })).body).toMatchObject({
+    ok: true,
+  });
+});
