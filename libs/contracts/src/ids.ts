@@ -32,6 +32,8 @@ export const idPrefixes = {
   namespace: 'ns',
   secret: 'sec',
   rotation: 'rot',
+  backup: 'bkp',
+  backupRun: 'bkr',
 } as const;
 
 export type IdKind = keyof typeof idPrefixes;

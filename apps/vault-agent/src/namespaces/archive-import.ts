@@ -32,6 +32,8 @@ export interface ImportChoices {
   nameHere?: (name: string) => string;
   /** Whether namespaces that are missing are made, as the archive describes them. */
   createNamespaces: boolean;
+  /** What is here is removed before anything is taken: it is in nothing's way. */
+  intoEmpty?: boolean;
 }
 
 export interface ImportCounts {
@@ -139,11 +141,14 @@ export class ArchiveImport {
   async #targetFor(row: NamespaceArchiveRow): Promise<Target> {
     const { queries, kind, writes, choices } = this.#options;
     const name = choices.nameHere?.(row.name) ?? row.name;
-    const found = await queries
-      .selectFrom('namespace')
-      .selectAll()
-      .where('name', '=', name)
-      .executeTakeFirst();
+    const found =
+      choices.intoEmpty && !writes
+        ? undefined
+        : await queries
+            .selectFrom('namespace')
+            .selectAll()
+            .where('name', '=', name)
+            .executeTakeFirst();
     if (found === undefined && !choices.createNamespaces) {
       throw new ServiceError('not_found', { detail: `There is no namespace ${name}` });
     }

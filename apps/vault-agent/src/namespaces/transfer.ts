@@ -25,9 +25,11 @@ import {
   type StreamRecipient,
   sealStream,
 } from '@keystead/envelope/sealed-stream';
+import type { Queries } from '@keystead/vault-store/sql/sql-store';
 import type { Caller } from '../access/caller.ts';
 import { type KeyRing, MasterChanged } from '../keys/key-ring.ts';
 import type { AgentStore } from '../store/agent-store.ts';
+import type { AgentSchema } from '../store/agent-tables.ts';
 import { storeLimits } from '../store/store-limits.ts';
 import { type ExportSelection, exportRows } from './archive-export.ts';
 import { ArchiveImport, type ImportChoices, type ImportCounts } from './archive-import.ts';
@@ -46,6 +48,8 @@ export interface TransferOptions {
 
 export interface ImportOrder extends ImportChoices {
   dryRun: boolean;
+  /** Done first in the transaction that writes. */
+  before?: (queries: Queries<AgentSchema>) => Promise<void>;
   onProgress?: (phase: 'checking' | 'writing', counts: Readonly<ImportCounts>) => void;
 }
 
@@ -153,6 +157,7 @@ export class Transfer {
     for (let attempt = 1; ; attempt += 1) {
       try {
         const written = await this.#store.writeInBulk(async (queries) => {
+          await order.before?.(queries);
           const write = new ArchiveImport({
             ...parts,
             queries,
