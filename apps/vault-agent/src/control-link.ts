@@ -14,11 +14,11 @@ import {
   createCertificateRequest,
   generateAgentKey,
 } from '@keystead/agent-protocol/certificate-request';
-import type { PolicySet } from '@keystead/agent-protocol/generated/keystead/agent/v1/envelope';
 import { MessageType } from '@keystead/agent-protocol/generated/keystead/agent/v1/envelope';
 import {
   type AgentMessage,
   type AgentPayload,
+  type AssignPolicySet,
   CloseReason,
   type Command,
   CommandOutcome,
@@ -28,10 +28,12 @@ import {
   Goodbye_Reason,
   Health,
   type HostFacts,
+  type PolicySetChunk,
   type Welcome,
 } from '@keystead/agent-protocol/generated/keystead/agent/v1/session';
 import { type Endpoint, SessionConnection } from '@keystead/agent-protocol/link-client';
 import { appendSignature, hasValidSignature } from '@keystead/agent-protocol/message-signature';
+import { commandSignerUri, verifiedSigner } from '@keystead/agent-protocol/policy-set-signature';
 import {
   encodeAgentMessage,
   protocolVersion,
@@ -50,6 +52,8 @@ import {
   renewalDueMs,
   supersededRetryMs,
 } from './pace.ts';
+import type { HeldPolicies } from './policies/held-policies.ts';
+import { PolicyDownload } from './policies/policy-download.ts';
 
 type Content = NonNullable<AgentPayload['content']>;
 
@@ -73,6 +77,7 @@ export interface ControlLinkOptions {
   configurationDigest: string;
   host: HostFacts;
   gauges: ProcessGauges;
+  policies: HeldPolicies;
   log: Logger;
   startedAtUnixMs: number;
   firstIntervalMs: number;
@@ -83,6 +88,8 @@ export interface ControlLinkOptions {
 const welcomeWithinMs = 15_000;
 const receiptWithinMs = 20_000;
 const goodbyeWithinMs = 1_200;
+/** A part that was asked for and does not come in this time is given up; the set is offered again. */
+const partWithinMs = 30_000;
 const renewalWithinMs = 30_000;
 const renewalRetryMs = 10 * 60_000;
 const skewMs = 60_000;
@@ -109,6 +116,8 @@ interface Session {
   inFlight: number;
   sentAtMs: number;
   goodbye: (() => void) | undefined;
+  /** The set that is being fetched, and the command that named it. */
+  download: { command: number; parts: PolicyDownload; askedAtMs: number } | undefined;
 }
 
 export class ControlLink {
@@ -130,7 +139,6 @@ export class ControlLink {
   #tickTimer: NodeJS.Timeout | undefined;
   #lastTick: Instant;
   #skewed = false;
-  #policySet: PolicySet | undefined;
   #renewalDueUnixMs = 0;
   #renewal: { key: Awaited<ReturnType<typeof generateAgentKey>>; askedAtMs: number } | undefined;
   #stopping = false;
@@ -166,7 +174,7 @@ export class ControlLink {
       contactLost: this.#contact.isLost,
       heartbeatIntervalMs: this.#intervalMs,
       roundTripMs: this.#roundTripMs,
-      policySetVersion: this.#policySet?.version ?? null,
+      policySetVersion: this.#options.policies.held?.version ?? null,
       certificate: {
         serialNumber: current.serialNumber,
         notBefore: new Date(current.notBeforeMs).toISOString(),
@@ -265,6 +273,7 @@ export class ControlLink {
       inFlight: 0,
       sentAtMs: nowMs,
       goodbye: undefined,
+      download: undefined,
     };
     this.#session = session;
     this.#outstanding = undefined;
@@ -280,7 +289,7 @@ export class ControlLink {
       value: {
         agentVersion,
         host,
-        policySet: this.#policySet,
+        policySet: this.#options.policies.held,
         configurationDigest,
         startedAtUnixMs,
         queuedMessages: queue.waiting,
@@ -407,6 +416,9 @@ export class ControlLink {
       case 'command':
         this.#command(session, content.value, bytes);
         return;
+      case 'policySetChunk':
+        this.#arrived(session, content.value);
+        return;
       case 'close':
         session.closedBy = content.value;
         // The server ends the stream right after; if it cannot, we do.
@@ -421,7 +433,6 @@ export class ControlLink {
     this.#intervalMs = clampInterval(welcome.heartbeatIntervalMs, this.#intervalMs);
     if (welcome.answerDeadlineMs > 0) this.#answerDeadlineMs = welcome.answerDeadlineMs;
     this.#skewed = Math.abs(welcome.serverTimeUnixMs - this.#options.now().unixMs) > skewMs;
-    this.#assigned(welcome.assignedPolicySet);
     this.#become('connected', '');
     this.#log.info(
       { heartbeatIntervalMs: this.#intervalMs },
@@ -430,11 +441,6 @@ export class ControlLink {
     if (session.isProof) this.#proved(session.identity);
     this.#beat();
     this.#sendEvents();
-  }
-
-  #assigned(policySet: PolicySet | undefined): void {
-    // Holding the set itself comes with policy enforcement; until then its version is what is known.
-    if (policySet !== undefined) this.#policySet = policySet;
   }
 
   // Heartbeats
@@ -464,7 +470,7 @@ export class ControlLink {
           refusedEvents: this.#options.queue.refused,
           roundTripMs: this.#roundTripMs,
         },
-        policySet: this.#policySet,
+        policySet: this.#options.policies.held,
       },
     });
   }
@@ -475,14 +481,14 @@ export class ControlLink {
   ): void {
     if (this.#session !== session) return;
     const now = this.#options.now();
-    const { number, recorded, heartbeatIntervalMs, assignedPolicySet } = answer;
+    const { number, recorded, heartbeatIntervalMs } = answer;
     if (this.#outstanding !== undefined && number >= this.#outstanding.number) {
       this.#roundTripMs = Math.max(1, Math.round(now.monotonicMs - this.#outstanding.sentAtMs));
       this.#outstanding =
         number < this.#beatNumber ? { number: number + 1, sentAtMs: now.monotonicMs } : undefined;
     }
-    this.#assigned(assignedPolicySet);
     if (recorded) {
+      this.#options.policies.heard();
       this.counters.heartbeatsRecorded += 1;
       this.#failures = 0;
       this.#account(this.#contact.recorded(now));
@@ -625,21 +631,28 @@ export class ControlLink {
   // Commands
 
   #command(session: Session, command: Command, bytes: Buffer): void {
+    const outcome = this.#carryOut(session, command, bytes);
+    // A set that has to be fetched is answered when it decides, or when it does not.
+    if (outcome !== undefined) this.#answerCommand(session, command.number, outcome);
+  }
+
+  #answerCommand(session: Session, number: number, outcome: CommandOutcome): void {
     this.#send(session, MessageType.POLICY_UPDATE, {
       $case: 'commandAnswer',
-      value: { number: command.number, outcome: this.#carryOut(session, command, bytes) },
+      value: { number, outcome },
     });
   }
 
-  #carryOut(session: Session, command: Command, bytes: Buffer): CommandOutcome {
+  #carryOut(session: Session, command: Command, bytes: Buffer): CommandOutcome | undefined {
     const { queue } = this.#options;
     if (!this.#isOurs(session, command, bytes) || command.number <= queue.lastCommand) {
       this.#log.warn({ number: command.number }, 'a command was refused');
       return CommandOutcome.REFUSED;
     }
+    let outcome: CommandOutcome | undefined = CommandOutcome.DONE;
     switch (command.action?.$case) {
       case 'assignPolicySet':
-        this.#assigned(command.action.value.policySet);
+        outcome = this.#fetch(session, command.number, command.action.value);
         break;
       case 'renewCertificate':
         this.#renewalDueUnixMs = 0;
@@ -650,28 +663,86 @@ export class ControlLink {
     queue.lastCommand = command.number;
     this.#log.info(
       { number: command.number, action: command.action.$case },
-      'a command was carried out',
+      'a command was accepted',
     );
-    return CommandOutcome.DONE;
+    return outcome;
   }
 
-  /** Signed by a certificate for commands of our trust domain, issued by our own issuer. */
+  // Policy sets
+
+  #fetch(session: Session, command: number, offer: AssignPolicySet): CommandOutcome | undefined {
+    const { held } = this.#options.policies;
+    if (held !== undefined && held.digest === offer.policySet?.digest) return CommandOutcome.DONE;
+    const parts = new PolicyDownload(offer);
+    if (parts.isTooLarge) return CommandOutcome.REFUSED;
+    // A newer command takes the place of one that is being followed, which is answered all the same.
+    if (session.download !== undefined) this.#giveUpDownload(session);
+    session.download = { command, parts, askedAtMs: 0 };
+    this.#ask(session);
+    return undefined;
+  }
+
+  #ask(session: Session): void {
+    const { download } = session;
+    if (download === undefined) return;
+    download.askedAtMs = this.#options.now().monotonicMs;
+    this.#send(session, MessageType.POLICY_UPDATE, {
+      $case: 'policySetRequest',
+      value: download.parts.request,
+    });
+  }
+
+  #arrived(session: Session, chunk: PolicySetChunk): void {
+    const { download } = session;
+    if (download === undefined) return;
+    const step = download.parts.add(chunk);
+    if (step.is === 'more') {
+      this.#ask(session);
+      return;
+    }
+    if (step.is === 'lost') {
+      this.#giveUpDownload(session);
+      return;
+    }
+    session.download = undefined;
+    void this.#options.policies.receive(step.arrived).then(
+      (receipt) => {
+        const outcome = receipt.outcome === 'active' ? CommandOutcome.DONE : CommandOutcome.REFUSED;
+        this.#answerCommand(session, download.command, outcome);
+        this.#sendEvents();
+        if (this.#session === session) this.#beat();
+      },
+      (error: unknown) => {
+        this.#log.error({ err: error }, 'a policy set could not be taken');
+        this.#answerCommand(session, download.command, CommandOutcome.FAILED);
+      },
+    );
+  }
+
+  #giveUpDownload(session: Session): void {
+    const { download } = session;
+    session.download = undefined;
+    if (download === undefined) return;
+    this.#log.warn({ number: download.command }, 'a policy set did not arrive whole');
+    this.#answerCommand(session, download.command, CommandOutcome.FAILED);
+  }
+
+  /** Signed by a certificate for commands of our trust domain, below the root that we pin. */
   #isOurs(session: Session, command: Command, bytes: Buffer): boolean {
     try {
-      const signer = new X509Certificate(command.signerCertificate);
-      const chain = session.identity.trust.identity?.certificateChain ?? '';
-      const issuer = new X509Certificate(chain.split(certificateEnd)[1] + certificateEnd);
-      const [, trustDomain] = /^URI:spiffe:\/\/([^/]+)\//.exec(
-        session.identity.leaf.subjectAltName ?? '',
-      ) ?? ['', ''];
-      const nowMs = this.#options.now().unixMs;
-      return (
-        signer.verify(issuer.publicKey) &&
-        signer.validFromDate.getTime() <= nowMs &&
-        nowMs < signer.validToDate.getTime() &&
-        signer.subjectAltName === `URI:spiffe://${trustDomain}/control-plane/commands` &&
-        hasValidSignature(bytes, signer.publicKey)
-      );
+      const { trust, leaf } = session.identity;
+      const chain = trust.identity?.certificateChain ?? '';
+      const ownIssuer = new X509Certificate(chain.split(certificateEnd)[1] + certificateEnd);
+      const [, trustDomain = ''] =
+        /^URI:spiffe:\/\/([^/]+)\//.exec(leaf.subjectAltName ?? '') ?? [];
+      const issuer =
+        command.signerIssuer.length > 0 ? command.signerIssuer : Buffer.from(ownIssuer.raw);
+      const signer = verifiedSigner([command.signerCertificate, issuer], {
+        uri: commandSignerUri(trustDomain),
+        root: new X509Certificate(trust.root),
+        nowMs: this.#options.now().unixMs,
+      });
+      return signer !== undefined && hasValidSignature(bytes, signer.publicKey);
     } catch {
       return false;
     }
@@ -690,8 +761,13 @@ export class ControlLink {
       this.#log.warn({ jumpMs }, 'the clock jumped');
       this.record({ $case: 'clockJumped', value: { jumpMs } });
     }
+    this.#options.policies.tick();
     const session = this.#session;
     if (session === undefined) return;
+    const { download } = session;
+    if (download !== undefined && now.monotonicMs - download.askedAtMs > partWithinMs) {
+      this.#giveUpDownload(session);
+    }
     if (session.welcome === undefined) {
       if (now.monotonicMs - session.openedAtMs > welcomeWithinMs) {
         this.#giveUp(session, 'no welcome within 15 s');

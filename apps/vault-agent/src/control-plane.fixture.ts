@@ -15,6 +15,7 @@ import type {
 } from '@keystead/agent-protocol/generated/keystead/agent/v1/enrollment';
 import {
   type AgentMessage,
+  type AssignPolicySet,
   CloseReason,
   type Command,
   type ControlMessage,
@@ -25,18 +26,25 @@ import { AgentLinkServer } from '@keystead/agent-protocol/link-server';
 import { appendSignature, hasValidSignature } from '@keystead/agent-protocol/message-signature';
 import { formatAgentUri, peerIdentityOf } from '@keystead/agent-protocol/peer-identity';
 import {
+  organizationSignerUri,
+  policySetDigest,
+  signPolicySet,
+} from '@keystead/agent-protocol/policy-set-signature';
+import {
   encodeControlMessage,
   enrollmentServerService,
   type ReceivedAgentMessage,
   sessionServerService,
 } from '@keystead/agent-protocol/services';
 import {
+  ExtendedKeyUsage,
   type Issued,
   Pkcs10CertificateRequest,
   TestAuthority,
   testTrustDomain,
 } from '@keystead/agent-protocol/test-authority.fixture';
 import { newUuid, toId } from '@keystead/contracts/ids';
+import { type PolicySetContent, policySetForm } from '@keystead/contracts/policy-set-content';
 
 type Content = NonNullable<ControlPayload['content']>;
 
@@ -51,9 +59,13 @@ export class ControlPlane {
   readonly authority: TestAuthority;
   readonly token = 'ket_test';
   readonly vaultId = toId('vault', newUuid());
+  /** uuid of the organization of every agent that enrols here. */
+  readonly organizationId = newUuid();
   readonly heard: Heard[] = [];
   /** Keys of events, with how often each came. */
   readonly events = new Map<string, number>();
+  /** What is handed out in parts, by digest. */
+  readonly policySets = new Map<string, Buffer>();
   readonly revoked = new Set<string>();
   readonly serials = new Set<string>();
   intervalMs = 500;
@@ -108,9 +120,55 @@ export class ControlPlane {
       }));
     const signerCertificate = new X509Certificate(issued.certificate).raw;
     const encoded = encodeControlMessage(
-      this.#envelope({ $case: 'command', value: { number, signerCertificate, action } }),
+      this.#envelope({
+        $case: 'command',
+        value: { number, signerCertificate, signerIssuer: Buffer.alloc(0), action },
+      }),
     );
     for (const stream of this.#streams) stream.write(appendSignature(encoded, issued.key));
+  }
+
+  /** A signed set of this organization, ready to be handed out; what assigns it is answered. */
+  async signedSet(
+    organizationId: string,
+    number: number,
+    changes: Partial<PolicySetContent> = {},
+    signer?: Issued,
+  ): Promise<AssignPolicySet> {
+    const content = Buffer.from(
+      JSON.stringify({
+        form: policySetForm,
+        organizationId: toId('organization', organizationId),
+        setId: toId('policySet', newUuid()),
+        number,
+        predecessor: '',
+        createdAt: new Date().toISOString(),
+        staleness: null,
+        configuration: {},
+        set: {
+          vault: { policies: [{ id: 'all', cedar: 'permit(principal, action, resource);' }] },
+        },
+        ...changes,
+      }),
+    );
+    const by = signer ?? (await this.organizationSigner(organizationId));
+    const digest = policySetDigest(content);
+    this.policySets.set(digest, content);
+    return {
+      policySet: { version: number, digest },
+      totalBytes: content.length,
+      signature: signPolicySet(digest, by.key),
+      signerChain: [by.certificate, this.authority.intermediate].map(
+        (pem) => new X509Certificate(pem).raw,
+      ),
+    };
+  }
+
+  organizationSigner(organizationId: string): Promise<Issued> {
+    return this.authority.issue({
+      names: [{ type: 'url', value: organizationSignerUri(testTrustDomain, organizationId) }],
+      usages: [ExtendedKeyUsage.codeSigning],
+    });
   }
 
   /** Listens, on the same port as before where there was one. */
@@ -170,7 +228,7 @@ export class ControlPlane {
       return;
     }
     this.enrolments += 1;
-    const organizationId = newUuid();
+    const { organizationId } = this;
     const agentId = newUuid();
     answer(null, {
       organizationId: toId('organization', organizationId),
@@ -291,6 +349,19 @@ export class ControlPlane {
             }),
           );
           break;
+        case 'policySetRequest': {
+          const { policySet, offset } = content.value;
+          const set = this.policySets.get(policySet?.digest ?? '');
+          send({
+            $case: 'policySetChunk',
+            value: {
+              policySet,
+              offset,
+              content: set?.subarray(offset, offset + 48 * 1024) ?? Buffer.alloc(0),
+            },
+          });
+          break;
+        }
         case 'goodbye':
           call.end();
           break;

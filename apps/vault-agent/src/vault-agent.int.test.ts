@@ -14,8 +14,11 @@ import { join } from 'node:path';
 import {
   CloseReason,
   CommandOutcome,
+  PolicySetOutcome,
+  PolicySetProblem,
 } from '@keystead/agent-protocol/generated/keystead/agent/v1/session';
 import { TestAuthority } from '@keystead/agent-protocol/test-authority.fixture';
+import { newUuid } from '@keystead/contracts/ids';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { ControlPlane } from './control-plane.fixture.ts';
 
@@ -329,17 +332,20 @@ test('a command is carried out once, and only when the control plane signed it',
   await enroll();
   run();
   await plane.until(() => plane.count('heartbeat') >= 1);
-  const assign = (version: number) => ({
+  const assign = async (number: number, predecessor = '') => ({
     $case: 'assignPolicySet' as const,
-    value: { policySet: { version, digest: '' } },
+    value: await plane.signedSet(plane.organizationId, number, { predecessor }),
   });
   const stranger = await TestAuthority.create();
   const names = [{ type: 'url' as const, value: 'spiffe://keystead.test/control-plane/commands' }];
-  await plane.command(5, assign(1));
-  await plane.command(5, assign(2));
-  await plane.command(6, assign(3), await stranger.issue({ names }));
-  await plane.command(7, assign(4), await plane.authority.issueAgent());
-  await plane.command(8, assign(5));
+  const first = await assign(1);
+  await plane.command(5, first);
+  await plane.until(() => plane.count('commandAnswer') === 1);
+  await plane.command(5, await assign(2));
+  await plane.command(6, await assign(3), await stranger.issue({ names }));
+  await plane.command(7, await assign(4), await plane.authority.issueAgent());
+  const last = await assign(2, first.value.policySet?.digest);
+  await plane.command(8, last);
   await plane.until(() => plane.count('commandAnswer') === 5);
   const answers = plane.heard.flatMap(({ message }) => {
     const content = message.payload?.content;
@@ -352,6 +358,58 @@ test('a command is carried out once, and only when the control plane signed it',
     { number: 7, outcome: CommandOutcome.REFUSED },
     { number: 8, outcome: CommandOutcome.DONE },
   ]);
+  const heldBy = () =>
+    plane.heard.flatMap(({ message }) => {
+      const content = message.payload?.content;
+      return content?.$case === 'heartbeat' ? [content.value.policySet?.digest] : [];
+    });
+  await plane.until(() => heldBy().at(-1) === last.value.policySet?.digest);
+});
+
+test('a set that arrives in many parts decides after a restart too, and one of another organization never', {
+  timeout: 30_000,
+}, async () => {
+  await enroll();
+  const first = run();
+  await plane.until(() => plane.count('heartbeat') >= 1);
+  const set = await plane.signedSet(plane.organizationId, 7, {
+    set: {
+      vault: {
+        policies: Array.from({ length: 1_000 }, (_, index) => ({
+          id: `policy-${index}`,
+          cedar: `permit(principal in Role::"role-${index}", action, resource);`,
+        })),
+      },
+    },
+  });
+  await plane.command(1, { $case: 'assignPolicySet', value: set });
+  await plane.until(() => plane.count('policySetReported') === 1);
+  expect(plane.count('policySetRequest')).toBe(Math.ceil(set.totalBytes / (48 * 1024)));
+  await plane.command(2, {
+    $case: 'assignPolicySet',
+    value: await plane.signedSet(newUuid(), 8),
+  });
+  await plane.until(() => plane.count('policySetReported') === 2);
+  const reports = plane.heard.flatMap(({ message }) => {
+    const content = message.payload?.content;
+    const kind = content?.$case === 'event' ? content.value.kind : undefined;
+    return kind?.$case === 'policySetReported' ? [kind.value] : [];
+  });
+  expect(reports).toMatchObject([
+    { outcome: PolicySetOutcome.ACTIVE, policySet: { version: 7 } },
+    {
+      outcome: PolicySetOutcome.REJECTED,
+      problem: PolicySetProblem.SIGNATURE,
+      policySet: { version: 8 },
+    },
+  ]);
+  first.process.kill('SIGKILL');
+  await first.exited;
+  const hellos = plane.count('hello');
+  run();
+  await plane.until(() => plane.count('hello') > hellos);
+  const hello = plane.heard.findLast(({ kind }) => kind === 'hello')?.message.payload?.content;
+  expect(hello?.$case === 'hello' && hello.value.policySet).toEqual(set.policySet);
 });
 
 test('a changed configuration is told by section at the next start', {

@@ -3,6 +3,7 @@
  * works without a control plane.
  */
 
+import { dirname, join } from 'node:path';
 import {
   ConfigurationSection,
   Degradation,
@@ -29,6 +30,8 @@ import type { HealthSource } from './http/health.http.ts';
 import { agentIdOf, IdentityStore } from './identity-store.ts';
 import type { ReadVariable } from './key-management.ts';
 import { addLinkMetrics } from './link-metrics.ts';
+import { HeldPolicies } from './policies/held-policies.ts';
+import { policyTrustOf } from './policies/policy-trust.ts';
 import { agentVersion } from './version.ts';
 
 /** As the control plane knows them; what it does not know shows in the digest alone. */
@@ -158,6 +161,16 @@ export class VaultAgent implements HealthSource {
     this.#tellBoot(queue);
     this.#duties.start();
     if (!controlPlane.enabled || controlPlane.endpoint === undefined) return;
+    const policies = await HeldPolicies.open({
+      folder: join(dirname(locate(controlPlane.queue_path)), 'policies'),
+      trust: () => policyTrustOf(identities.current),
+      now: Date.now,
+      record: (kind) => {
+        queue.append(kind, Date.now());
+        this.#link?.wake();
+      },
+      log: this.#log,
+    });
     this.#link = new ControlLink({
       endpoint: parseEndpoint(controlPlane.endpoint),
       identities,
@@ -168,6 +181,7 @@ export class VaultAgent implements HealthSource {
       configurationDigest: this.#loaded.digest,
       host: hostFacts(),
       gauges: this.#gauges,
+      policies,
       log: this.#log,
       startedAtUnixMs: this.#startedAtUnixMs,
       firstIntervalMs: durationMs(controlPlane.heartbeat_interval),

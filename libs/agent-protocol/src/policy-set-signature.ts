@@ -4,6 +4,7 @@
  * organization and predecessor stand in the bytes.
  */
 import { createHash, type KeyObject, sign, verify, X509Certificate } from 'node:crypto';
+import { toId } from '@keystead/contracts/ids';
 
 /** The longest content of one part, so that a message stays below its limit. */
 export const policySetChunkBytes = 48 * 1024;
@@ -19,7 +20,7 @@ export function policySetDigest(content: Uint8Array): string {
 
 /** @param organizationId uuid */
 export function organizationSignerUri(trustDomain: string, organizationId: string): string {
-  return `spiffe://${trustDomain}/org/${organizationId}/policies`;
+  return `spiffe://${trustDomain}/org/${toId('organization', organizationId)}/policies`;
 }
 
 export function commandSignerUri(trustDomain: string): string {

@@ -1,0 +1,241 @@
+import { X509Certificate } from 'node:crypto';
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import {
+  PolicySetOutcome,
+  PolicySetProblem,
+} from '@keystead/agent-protocol/generated/keystead/agent/v1/session';
+import {
+  organizationSignerUri,
+  policySetDigest,
+  signPolicySet,
+} from '@keystead/agent-protocol/policy-set-signature';
+import {
+  ExtendedKeyUsage,
+  type Issued,
+  TestAuthority,
+  testTrustDomain,
+} from '@keystead/agent-protocol/test-authority.fixture';
+import { newUuid, toId } from '@keystead/contracts/ids';
+import { type PolicySetContent, policySetForm } from '@keystead/contracts/policy-set-content';
+import { decide } from '@keystead/policy-engine/decide';
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import type { EventKind } from '../durable-queue.ts';
+import { HeldPolicies } from './held-policies.ts';
+import type { ArrivedSet } from './policy-set-check.ts';
+
+const authority = await TestAuthority.create();
+const organizationId = newUuid();
+const signerOf = (organization: string, by = authority) =>
+  by.issue({
+    names: [{ type: 'url', value: organizationSignerUri(testTrustDomain, organization) }],
+    usages: [ExtendedKeyUsage.codeSigning],
+  });
+const signer = await signerOf(organizationId);
+
+let folder: string;
+let nowMs: number;
+let told: { outcome: PolicySetOutcome; problem: PolicySetProblem; version: number }[];
+
+beforeEach(() => {
+  folder = mkdtempSync(join(tmpdir(), 'keystead-policies-'));
+  nowMs = Date.now();
+  told = [];
+});
+afterEach(() => rmSync(folder, { recursive: true, force: true }));
+
+const log = { info: () => {}, warn: () => {}, error: () => {} };
+const open = () =>
+  HeldPolicies.open({
+    folder,
+    trust: () => ({ root: authority.root, trustDomain: testTrustDomain, organizationId }),
+    now: () => nowMs,
+    record: (kind: EventKind) => {
+      if (kind.$case !== 'policySetReported') return;
+      const { outcome, problem, policySet } = kind.value;
+      told.push({ outcome, problem, version: policySet?.version ?? 0 });
+    },
+    log,
+  });
+
+function arrived(
+  number: number,
+  changes: Partial<PolicySetContent> & { predecessor?: string } = {},
+  by: Issued = signer,
+  chainOf: TestAuthority = authority,
+): ArrivedSet {
+  const content = Buffer.from(
+    JSON.stringify({
+      form: policySetForm,
+      organizationId: toId('organization', organizationId),
+      setId: toId('policySet', newUuid()),
+      number,
+      predecessor: '',
+      createdAt: new Date(nowMs).toISOString(),
+      staleness: null,
+      configuration: {},
+      set: { vault: { policies: [{ id: 'all', cedar: 'permit(principal, action, resource);' }] } },
+      ...changes,
+    }),
+  );
+  const digest = policySetDigest(content);
+  return {
+    number,
+    digest,
+    content,
+    signature: signPolicySet(digest, by.key),
+    chain: [by.certificate, chainOf.intermediate].map((pem) => new X509Certificate(pem).raw),
+  };
+}
+
+const decision = (held: HeldPolicies) =>
+  held.active &&
+  decide(held.active.compiled, {
+    principal: { kind: 'api_key', id: 'key' },
+    action: 'secret.read',
+    resource: { vault: { id: 'v', name: 'v' }, namespace: { name: 'n' }, secret: { name: 's' } },
+    context: { atMs: nowMs, authentication: { method: 'api_key', ageSeconds: 0 } },
+  }).decision;
+
+test('a sound set decides at once, and after a restart; the one before it is kept', async () => {
+  const held = await open();
+  expect(held.held).toBeUndefined();
+  const one = arrived(3);
+  expect(await held.receive(one)).toEqual({ outcome: 'active' });
+  expect(decision(held)).toBe('allow');
+  const two = arrived(4, {
+    predecessor: one.digest,
+    set: { vault: { policies: [{ id: 'no', cedar: 'forbid(principal, action, resource);' }] } },
+  });
+  expect(await held.receive(two)).toEqual({ outcome: 'active' });
+  for (const each of [held, await open()]) {
+    expect(each.held).toEqual({ version: 4, digest: two.digest });
+    expect(decision(each)).toBe('deny');
+    expect(each.previous?.number).toBe(3);
+  }
+  expect(await held.receive(arrived(9))).toEqual({ outcome: 'active' });
+  expect(readdirSync(folder).filter((name) => name.length > 64)).toHaveLength(2);
+  expect(told.map(({ outcome }) => outcome)).toEqual(Array(3).fill(PolicySetOutcome.ACTIVE));
+});
+
+test('what is not signed by this organization below our root is refused, and the old set goes on', async () => {
+  const held = await open();
+  const kept = arrived(5);
+  await held.receive(kept);
+  const foreign = newUuid();
+  const strange = await TestAuthority.create();
+  const sound = arrived(6, { predecessor: kept.digest });
+  const refused: [ArrivedSet, PolicySetProblem][] = [
+    [arrived(6, {}, await signerOf(foreign)), PolicySetProblem.SIGNATURE],
+    [arrived(6, {}, await signerOf(organizationId, strange), strange), PolicySetProblem.SIGNATURE],
+    [arrived(6, {}, await authority.issueAgent({ organizationId })), PolicySetProblem.SIGNATURE],
+    [{ ...sound, signature: arrived(7).signature }, PolicySetProblem.SIGNATURE],
+    [{ ...sound, chain: [] }, PolicySetProblem.SIGNATURE],
+    [
+      arrived(6, { organizationId: toId('organization', foreign), predecessor: kept.digest }),
+      PolicySetProblem.ORGANIZATION,
+    ],
+    [arrived(5), PolicySetProblem.NUMBER],
+    [arrived(4), PolicySetProblem.NUMBER],
+    [{ ...sound, number: 7 }, PolicySetProblem.NUMBER],
+    [arrived(6, { predecessor: 'a'.repeat(64) }), PolicySetProblem.PREDECESSOR],
+    [{ ...sound, content: sound.content.subarray(0, 100) }, PolicySetProblem.DIGEST],
+    [
+      {
+        ...sound,
+        content: Buffer.from(sound.content.toString().replace('permit', 'forbid')),
+      },
+      PolicySetProblem.DIGEST,
+    ],
+    [arrived(6, { form: 'keystead.policy-set.v9' as never }), PolicySetProblem.FORM],
+    [
+      arrived(6, {
+        predecessor: kept.digest,
+        set: { vault: { policies: [{ id: 'x', cedar: 'permit(principal' }] } },
+      }),
+      PolicySetProblem.POLICY,
+    ],
+  ];
+  for (const [set, problem] of refused) {
+    expect(await held.receive(set)).toEqual({ outcome: 'rejected', problem });
+    expect(held.held).toEqual({ version: 5, digest: kept.digest });
+    expect(decision(held)).toBe('allow');
+  }
+  expect(told).toHaveLength(1 + refused.length);
+  expect((await open()).held).toEqual({ version: 5, digest: kept.digest });
+  expect(await held.receive(sound)).toEqual({ outcome: 'active' });
+});
+
+test('an expired signer is refused, and what was accepted in its time goes on', async () => {
+  const short = await authority.issue({
+    names: [{ type: 'url', value: organizationSignerUri(testTrustDomain, organizationId) }],
+    usages: [ExtendedKeyUsage.codeSigning],
+    notAfter: new Date(nowMs + 60_000),
+  });
+  const held = await open();
+  const set = arrived(1, {}, short);
+  await held.receive(set);
+  nowMs += 120_000;
+  expect(await held.receive(arrived(2, { predecessor: set.digest }, short))).toMatchObject({
+    problem: PolicySetProblem.SIGNATURE,
+  });
+  expect((await open()).held?.version).toBe(1);
+});
+
+test('a set that is changed on the disk is not obeyed: the one before it decides, or nothing is permitted', async () => {
+  const held = await open();
+  const one = arrived(1);
+  const two = arrived(2, { predecessor: one.digest });
+  await held.receive(one);
+  await held.receive(two);
+  const damage = (digest: string) => {
+    const file = join(folder, `${digest}.json`);
+    writeFileSync(file, readFileSync(file, 'utf8').replace('permit', 'permit '));
+  };
+  damage(two.digest);
+  const older = await open();
+  expect(older.held).toEqual({ version: 1, digest: one.digest });
+  expect(told.at(-1)).toMatchObject({ outcome: PolicySetOutcome.DAMAGED, version: 2 });
+  damage(one.digest);
+  const none = await open();
+  expect(none.held).toBeUndefined();
+  expect(decision(none)).toBe('deny');
+  // The control plane sends again what is missed.
+  expect(await none.receive(two)).toEqual({ outcome: 'active' });
+  expect(decision(none)).toBe('allow');
+  writeFileSync(join(folder, 'held.json'), '{');
+  expect(decision(await open())).toBe('deny');
+});
+
+test('a set that may be out of date says so once, also over a restart, and again when it is heard', async () => {
+  const held = await open();
+  await held.receive(arrived(1, { staleness: { afterSeconds: 600, afterwards: 'restrict' } }));
+  held.heard();
+  nowMs += 599_000;
+  held.tick();
+  expect(held.staleness).toBeUndefined();
+  nowMs += 2_000;
+  held.tick();
+  held.tick();
+  expect(held.staleness).toBe('restrict');
+  const again = await open();
+  again.tick();
+  expect(again.staleness).toBe('restrict');
+  again.heard();
+  expect(again.staleness).toBeUndefined();
+  expect(told.map(({ outcome }) => outcome)).toEqual([
+    PolicySetOutcome.ACTIVE,
+    PolicySetOutcome.STALE,
+    PolicySetOutcome.STALE,
+    PolicySetOutcome.FRESH,
+  ]);
+});
+
+test('sets that arrive at once are taken in turn, and the highest number stays', async () => {
+  const held = await open();
+  const sets = [arrived(10), arrived(30), arrived(20)];
+  const outcomes = await Promise.all(sets.map((set) => held.receive(set)));
+  expect(outcomes.map(({ outcome }) => outcome)).toEqual(['active', 'active', 'rejected']);
+  expect(held.held?.version).toBe(30);
+});

@@ -1,0 +1,262 @@
+/**
+ * The policy set that decides in this agent. A set that arrives is checked wholly before anything
+ * changes, is on the disk before it decides, and takes over between two decisions. The one before it
+ * stays, on the disk and in memory.
+ *
+ * Fails closed: a set that was held and cannot be read any more is replaced by the one before it, and
+ * where that is gone too, by a set that permits nothing.
+ */
+import {
+  PolicySetOutcome,
+  PolicySetProblem,
+} from '@keystead/agent-protocol/generated/keystead/agent/v1/session';
+import type { AgentConfiguration, Staleness } from '@keystead/contracts/policy-set-content';
+import { type CompiledSet, refusingSet } from '@keystead/policy-engine/compile';
+import type { Logger } from 'pino';
+import type { EventKind } from '../durable-queue.ts';
+import {
+  type ArrivedSet,
+  type CheckedSet,
+  checkSet,
+  type PolicyTrust,
+} from './policy-set-check.ts';
+import { type Pointer, PolicySetFiles, type SignedSet } from './policy-set-files.ts';
+
+export interface HeldPoliciesOptions {
+  folder: string;
+  /** Read for each set: certificates are renewed. */
+  trust: () => PolicyTrust;
+  now: () => number;
+  /** Kept for the control plane until its receipt. */
+  record: (kind: EventKind) => void;
+  log: Pick<Logger, 'info' | 'warn' | 'error'>;
+}
+
+export interface ActiveSet {
+  number: number;
+  digest: string;
+  compiled: CompiledSet;
+  configuration: AgentConfiguration;
+  staleness: Staleness | null;
+}
+
+export type Receipt = { outcome: 'active' } | { outcome: 'rejected'; problem: PolicySetProblem };
+
+const heardWrittenEveryMs = 60_000;
+
+export class HeldPolicies {
+  readonly #options: HeldPoliciesOptions;
+  readonly #files: PolicySetFiles;
+  #pointer: Pointer | undefined;
+  #active: ActiveSet | undefined;
+  #previous: ActiveSet | undefined;
+  #heardAtMs = 0;
+  #heardWrittenAtMs = 0;
+  #isStale = false;
+  /** Sets are taken one after the other. */
+  #taking: Promise<unknown> = Promise.resolve();
+
+  private constructor(options: HeldPoliciesOptions) {
+    this.#options = options;
+    this.#files = new PolicySetFiles(options.folder);
+  }
+
+  /** Reads what is held. Never throws: what cannot be read denies everything, and is told. */
+  static async open(options: HeldPoliciesOptions): Promise<HeldPolicies> {
+    const held = new HeldPolicies(options);
+    await held.#load();
+    return held;
+  }
+
+  /** What decides; undefined while no set was ever assigned. */
+  get active(): ActiveSet | undefined {
+    return this.#active;
+  }
+
+  /** The set before it, for comparing decisions; undefined where there is none in memory. */
+  get previous(): ActiveSet | undefined {
+    return this.#previous;
+  }
+
+  /** What a heartbeat says; undefined where nothing is held, or nothing that is sound. */
+  get held(): { version: number; digest: string } | undefined {
+    const active = this.#active;
+    return active === undefined || active.digest === ''
+      ? undefined
+      : { version: active.number, digest: active.digest };
+  }
+
+  /** What a set says about silence, while it lasts. */
+  get staleness(): Staleness['afterwards'] | undefined {
+    return this.#isStale ? (this.#active?.staleness?.afterwards ?? undefined) : undefined;
+  }
+
+  /** Checks a set, keeps it, and lets it decide. */
+  receive(arrived: ArrivedSet): Promise<Receipt> {
+    const taken = this.#taking.then(() => this.#take(arrived));
+    this.#taking = taken.catch(() => undefined);
+    return taken;
+  }
+
+  /** The control plane was heard: a heartbeat was recorded. */
+  heard(): void {
+    const nowMs = this.#options.now();
+    this.#heardAtMs = nowMs;
+    if (nowMs - this.#heardWrittenAtMs >= heardWrittenEveryMs && this.#active !== undefined) {
+      this.#heardWrittenAtMs = nowMs;
+      try {
+        this.#files.writeHeardAtMs(nowMs);
+      } catch (error) {
+        this.#options.log.warn({ err: error }, 'when we were heard could not be written down');
+      }
+    }
+    this.tick();
+  }
+
+  /** Called now and then: says when a set has become stale, and when it is no longer. */
+  tick(): void {
+    const { number, digest, staleness } = this.#active ?? {};
+    if (number === undefined || digest === undefined) return;
+    const silentMs = this.#options.now() - this.#heardAtMs;
+    const isStale = staleness != null && silentMs > staleness.afterSeconds * 1_000;
+    if (isStale === this.#isStale) return;
+    this.#isStale = isStale;
+    this.#options.log.warn(
+      { number, afterwards: staleness?.afterwards },
+      isStale ? 'the policy set may be out of date' : 'the policy set is up to date again',
+    );
+    this.#report(
+      { number, digest },
+      isStale ? PolicySetOutcome.STALE : PolicySetOutcome.FRESH,
+      PolicySetProblem.UNSPECIFIED,
+    );
+  }
+
+  async #take(arrived: ArrivedSet): Promise<Receipt> {
+    const { number, digest } = arrived;
+    const held = this.#pointer?.active;
+    const isHeld = held?.digest === digest && held.number === number;
+    // A set that is held and damaged on the disk is taken again as it is.
+    const checked = await checkSet(
+      arrived,
+      this.#options.trust(),
+      isHeld ? undefined : held,
+      this.#options.now(),
+    );
+    if (!checked.ok) return this.#reject(arrived, checked.problem);
+    const signed: SignedSet = {
+      number,
+      digest,
+      signature: Buffer.from(arrived.signature).toString('base64'),
+      chain: arrived.chain.map((certificate) => Buffer.from(certificate).toString('base64')),
+    };
+    const pointer: Pointer = {
+      active: signed,
+      predecessor: isHeld ? (this.#pointer?.predecessor ?? null) : (held ?? null),
+    };
+    try {
+      this.#files.switchTo(pointer, arrived.content);
+    } catch (error) {
+      this.#options.log.error({ err: error }, 'a policy set could not be kept');
+      return this.#reject(arrived, PolicySetProblem.STORE);
+    }
+    this.#pointer = pointer;
+    const before = this.#active;
+    if (!isHeld) {
+      this.#previous?.compiled.close();
+      this.#previous = before;
+    }
+    this.#active = asActive(signed, checked.value);
+    this.#heardAtMs = this.#options.now();
+    this.#options.log.info({ number, digest }, 'a policy set decides from now on');
+    this.#report(arrived, PolicySetOutcome.ACTIVE, PolicySetProblem.UNSPECIFIED);
+    this.tick();
+    return { outcome: 'active' };
+  }
+
+  #reject(arrived: ArrivedSet, problem: PolicySetProblem): Receipt {
+    this.#options.log.warn(
+      { number: arrived.number, problem: nameOfProblem(problem) },
+      'a policy set was rejected: the one before it goes on',
+    );
+    this.#report(arrived, PolicySetOutcome.REJECTED, problem);
+    return { outcome: 'rejected', problem };
+  }
+
+  #report(
+    { number, digest }: { number: number; digest: string },
+    outcome: PolicySetOutcome,
+    problem: PolicySetProblem,
+  ): void {
+    this.#options.record({
+      $case: 'policySetReported',
+      value: { policySet: { version: number, digest }, outcome, problem },
+    });
+  }
+
+  async #load(): Promise<void> {
+    this.#heardAtMs = this.#files.readHeardAtMs() || this.#options.now();
+    let pointer: Pointer | undefined;
+    try {
+      pointer = this.#files.readPointer();
+      if (pointer === undefined) return;
+    } catch (error) {
+      this.#options.log.error({ err: error }, 'the policy set that was held cannot be read');
+    }
+    this.#pointer = pointer;
+    const active = pointer && (await this.#read(pointer.active));
+    const predecessor = pointer?.predecessor ? await this.#read(pointer.predecessor) : undefined;
+    if (active !== undefined) {
+      this.#active = active;
+      this.#previous = predecessor;
+      return;
+    }
+    this.#active = predecessor ?? {
+      number: pointer?.active.number ?? 0,
+      digest: '',
+      compiled: refusingSet('corrupt_set'),
+      configuration: {},
+      staleness: null,
+    };
+    if (pointer === undefined) return;
+    this.#options.log.error(
+      { number: pointer.active.number, instead: predecessor?.number ?? null },
+      'the policy set that was held is damaged',
+    );
+    this.#report(pointer.active, PolicySetOutcome.DAMAGED, PolicySetProblem.UNSPECIFIED);
+  }
+
+  async #read(signed: SignedSet): Promise<ActiveSet | undefined> {
+    try {
+      const checked = await checkSet(
+        {
+          number: signed.number,
+          digest: signed.digest,
+          content: this.#files.readSet(signed),
+          signature: Buffer.from(signed.signature, 'base64'),
+          chain: signed.chain.map((certificate) => Buffer.from(certificate, 'base64')),
+        },
+        this.#options.trust(),
+        undefined,
+      );
+      if (checked.ok) return asActive(signed, checked.value);
+      this.#options.log.error(
+        { number: signed.number, problem: nameOfProblem(checked.problem) },
+        'a policy set on the disk is not sound',
+      );
+    } catch (error) {
+      this.#options.log.error({ err: error }, 'a policy set on the disk cannot be read');
+    }
+    return undefined;
+  }
+}
+
+function asActive({ number, digest }: SignedSet, { content, compiled }: CheckedSet): ActiveSet {
+  const { configuration, staleness } = content;
+  return { number, digest, compiled, configuration, staleness };
+}
+
+export function nameOfProblem(problem: PolicySetProblem): string {
+  const found = Object.entries(PolicySetProblem).find(([, value]) => value === problem);
+  return (found?.[0] ?? 'unknown').toLowerCase();
+}
