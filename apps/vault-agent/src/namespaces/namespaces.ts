@@ -248,6 +248,7 @@ export class Namespaces {
 
   /** What it holds and how it is used, without looking at every secret. */
   async statistics(name: string, top: number): Promise<NamespaceStatistics> {
+    await this.#accesses.settle();
     const row = await this.#row(name);
     const firstHour = Math.floor(this.#now() / 3_600_000) - 23;
     return this.#store.read(async (queries) => {

@@ -1,6 +1,10 @@
 /**
- * Counts readings in memory and adds them to the store twice a second: no reading waits for a write, and
+ * Counts readings in memory and writes them to the store twice a second: no reading waits for a write, and
  * a crash loses less than a second of counts. The access log takes the newest of them along.
+ *
+ * On a server the counts are added to their secrets at once. On SQLite that would be work of the thread
+ * that answers, so there they go into a journal first, in a row or two, and are added up twice a minute;
+ * what a crash leaves in the journal is added up at the next start.
  */
 import type { SqlKind } from '@keystead/vault-store/sql/sql-store';
 import { CompiledQuery } from 'kysely';
@@ -15,6 +19,12 @@ interface Count {
   count: number;
   lastAtMs: number;
 }
+
+type Counts = Map<string, Count>;
+type JournalContent = [
+  namespaceId: string,
+  [secretId: string, count: number, lastAtMs: number][],
+][];
 
 interface LogEntry {
   namespaceId: string;
@@ -35,7 +45,13 @@ export class AccessCounter {
   readonly #store: AgentStore;
   readonly #now: () => number;
   readonly #onError: (error: unknown) => void;
-  #counts = new Map<string, Count>();
+  #counts: Counts = new Map();
+  /** In the journal, in these of its rows. */
+  #journaled: Counts = new Map();
+  #journalPositions: number[] = [];
+  /** Being added up; those that are, are gone from here. */
+  #adding: Counts = new Map();
+  #lastAddedUpAtMs: number;
   /** The newest accesses, a ring. */
   #log: LogEntry[] = [];
   #logNext = 0;
@@ -48,9 +64,12 @@ export class AccessCounter {
     this.#store = options.store;
     this.#now = options.now ?? Date.now;
     this.#onError = options.onError ?? (() => undefined);
+    this.#lastAddedUpAtMs = this.#now();
   }
 
-  start(): void {
+  /** Adds up what a killed run left, and counts from now on. */
+  async start(): Promise<void> {
+    await this.#addUpLeftOvers();
     const next = () => {
       if (this.#isStopped) return;
       this.#timer = setTimeout(() => {
@@ -65,7 +84,13 @@ export class AccessCounter {
   async stop(): Promise<void> {
     this.#isStopped = true;
     clearTimeout(this.#timer);
+    await this.settle();
+  }
+
+  /** Adds everything that is counted to its secrets, so that statistics see it. */
+  async settle(): Promise<void> {
     await this.flush();
+    await this.#once(() => this.#addUp());
   }
 
   /** A reading of a value. */
@@ -97,13 +122,28 @@ export class AccessCounter {
 
   /** Counted and not yet in the store. */
   waiting(secretId: string): { count: number; lastAtMs: number } | undefined {
-    return this.#counts.get(secretId);
+    const counted = this.#counts.get(secretId);
+    if (this.#journaled.size === 0 && this.#adding.size === 0) return counted;
+    let count = 0;
+    let lastAtMs = 0;
+    for (const counts of [this.#counts, this.#journaled, this.#adding]) {
+      const known = counts.get(secretId);
+      if (known === undefined) continue;
+      count += known.count;
+      lastAtMs = Math.max(lastAtMs, known.lastAtMs);
+    }
+    return count === 0 ? undefined : { count, lastAtMs };
   }
 
   /** Writes what is counted, now. */
   async flush(): Promise<void> {
+    return this.#once(() => this.#flush());
+  }
+
+  /** One writer at a time. */
+  async #once(work: () => Promise<void>): Promise<void> {
     while (this.#flushing !== undefined) await this.#flushing.catch(() => undefined);
-    this.#flushing = this.#flush().finally(() => {
+    this.#flushing = work().finally(() => {
       this.#flushing = undefined;
     });
     return this.#flushing;
@@ -112,40 +152,108 @@ export class AccessCounter {
   async #flush(): Promise<void> {
     this.#flushes += 1;
     if (this.#flushes % accessLimits.flushesPerSweep === 0) await this.#sweep();
-    if (this.#counts.size === 0 && this.#log.length === 0) return;
-    const counts = [...this.#counts.values()].sort((one, other) =>
-      one.secretId < other.secretId ? -1 : 1,
-    );
+    const counts = this.#counts;
     const log = [...this.#log.slice(this.#logNext), ...this.#log.slice(0, this.#logNext)];
-    this.#counts = new Map();
     this.#log = [];
     this.#logNext = 0;
+    if (counts.size > 0) {
+      if (this.#store.kind === 'sqlite') await this.#writeJournal(counts);
+      else await this.#add(counts);
+    }
+    await this.#writeLog(log);
+    if (this.#isTimeToAddUp()) await this.#addUp();
+  }
+
+  #isTimeToAddUp(): boolean {
+    if (this.#journaled.size >= accessLimits.journaledSecretsMax) return true;
+    return this.#now() - this.#lastAddedUpAtMs >= accessLimits.addUpPeriodMs;
+  }
+
+  async #writeJournal(counts: Counts): Promise<void> {
+    this.#counts = new Map();
+    try {
+      const { insertId } = await this.#store.write((queries) =>
+        queries
+          .insertInto('access_journal')
+          .values({ content: journalContent(counts.values()) })
+          .executeTakeFirstOrThrow(),
+      );
+      this.#journalPositions.push(Number(insertId));
+    } catch (error) {
+      mergeCounts(this.#counts, counts);
+      throw error;
+    }
+    mergeCounts(this.#journaled, counts);
+  }
+
+  /** What the journal holds becomes one row for each batch, each of which is then added and removed. */
+  async #addUp(): Promise<void> {
+    this.#lastAddedUpAtMs = this.#now();
+    if (this.#journaled.size === 0) return;
+    const adding = this.#journaled;
+    const positions = this.#journalPositions;
+    await this.#store.write(async (queries) => {
+      const present = await queries
+        .selectFrom('access_journal')
+        .select('position')
+        .where('position', 'in', positions)
+        .execute();
+      // Another process that started meanwhile may have added some up: those are not added again.
+      if (present.length < positions.length) return;
+      await queries.deleteFrom('access_journal').where('position', 'in', positions).execute();
+      for (const batch of chunks(sorted(adding), accessLimits.secretsPerCommit)) {
+        await queries
+          .insertInto('access_journal')
+          .values({ content: journalContent(batch) })
+          .execute();
+      }
+    });
+    this.#journalPositions = [];
+    this.#journaled = new Map();
+    this.#adding = adding;
+    await this.#addUpLeftOvers();
+    this.#adding = new Map();
+  }
+
+  async #addUpLeftOvers(): Promise<void> {
+    if (this.#store.kind !== 'sqlite') return;
+    for (;;) {
+      const row = await this.#store.read((queries) =>
+        queries
+          .selectFrom('access_journal')
+          .selectAll()
+          .orderBy('position')
+          .limit(1)
+          .executeTakeFirst(),
+      );
+      if (row === undefined) return;
+      const counts = (JSON.parse(row.content) as JournalContent).flatMap(([namespaceId, list]) =>
+        list.map(([secretId, count, lastAtMs]) => ({ namespaceId, secretId, count, lastAtMs })),
+      );
+      await this.#writeCounts(counts, row.position);
+      for (const { secretId } of counts) this.#adding.delete(secretId);
+      // Requests come in between: on SQLite a commit is work of this thread.
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+  }
+
+  async #add(counts: Counts): Promise<void> {
+    this.#counts = new Map();
+    const list = sorted(counts);
     let written = 0;
     try {
-      while (written < counts.length) {
-        const batch = counts.slice(written, written + accessLimits.secretsPerCommit);
+      for (const batch of chunks(list, accessLimits.secretsPerCommit)) {
         await this.#writeCounts(batch);
         written += batch.length;
-        // Requests come in between: on SQLite a commit is work of this thread.
-        await new Promise((resolve) => setImmediate(resolve));
       }
-      await this.#writeLog(log);
     } catch (error) {
-      for (const left of counts.slice(written)) this.#putBack(left);
+      mergeCounts(this.#counts, new Map(list.slice(written).map((left) => [left.secretId, left])));
       throw error;
     }
   }
 
-  #putBack(left: Count): void {
-    const known = this.#counts.get(left.secretId);
-    if (known === undefined) {
-      if (this.#counts.size < accessLimits.waitingSecretsMax) this.#counts.set(left.secretId, left);
-      return;
-    }
-    known.count += left.count;
-  }
-
-  async #writeCounts(batch: Count[]): Promise<void> {
+  /** @param position of the row of the journal that these come from */
+  async #writeCounts(batch: readonly Count[], position?: number): Promise<void> {
     const { kind } = this.#store;
     const perNamespace = new Map<string, { count: number; lastAtMs: number }>();
     for (const { namespaceId, count, lastAtMs } of batch) {
@@ -156,9 +264,11 @@ export class AccessCounter {
         known.lastAtMs = Math.max(known.lastAtMs, lastAtMs);
       }
     }
-    const hour = Math.floor(this.#now() / 3_600_000);
     const namespaces = [...perNamespace].sort(([one], [other]) => (one < other ? -1 : 1));
     await this.#store.write(async (queries) => {
+      if (position !== undefined) {
+        await queries.deleteFrom('access_journal').where('position', '=', position).execute();
+      }
       for (const rows of chunks(batch, accessLimits.secretsPerStatement)) {
         await queries.executeQuery(
           CompiledQuery.raw(
@@ -175,7 +285,8 @@ export class AccessCounter {
           ),
         );
       }
-      for (const [id, { count }] of namespaces) {
+      for (const [id, { count, lastAtMs }] of namespaces) {
+        const hour = Math.floor(lastAtMs / 3_600_000);
         await queries.executeQuery(CompiledQuery.raw(addHour(kind), [hour, count, id]));
       }
     });
@@ -224,6 +335,33 @@ export class AccessCounter {
         .execute();
     });
   }
+}
+
+function sorted(counts: Counts): Count[] {
+  return [...counts.values()].sort((one, other) => (one.secretId < other.secretId ? -1 : 1));
+}
+
+/** While the store is away counts wait; beyond this many secrets those of further ones are lost. */
+function mergeCounts(into: Counts, from: Counts): void {
+  for (const left of from.values()) {
+    const known = into.get(left.secretId);
+    if (known === undefined) {
+      if (into.size < accessLimits.waitingSecretsMax) into.set(left.secretId, { ...left });
+      continue;
+    }
+    known.count += left.count;
+    known.lastAtMs = Math.max(known.lastAtMs, left.lastAtMs);
+  }
+}
+
+function journalContent(counts: Iterable<Count>): string {
+  const lists = new Map<string, JournalContent[number][1]>();
+  for (const { namespaceId, secretId, count, lastAtMs } of counts) {
+    const list = lists.get(namespaceId);
+    if (list === undefined) lists.set(namespaceId, [[secretId, count, lastAtMs]]);
+    else list.push([secretId, count, lastAtMs]);
+  }
+  return JSON.stringify([...lists]);
 }
 
 function chunks<T>(list: readonly T[], size: number): T[][] {

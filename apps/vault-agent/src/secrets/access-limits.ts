@@ -6,6 +6,9 @@ export const accessLimits = {
   flushPeriodMs: 500,
   // While the store is away: about 20 MB.
   waitingSecretsMax: 100_000,
+  // On SQLite a journal of so many secrets, or of so long, is added up.
+  journaledSecretsMax: 50_000,
+  addUpPeriodMs: 30_000,
   // About two milliseconds of SQLite's thread.
   secretsPerCommit: 250,
   // One statement's text is prepared once for full batches.

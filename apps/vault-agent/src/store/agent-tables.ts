@@ -122,6 +122,16 @@ export interface SecretAccessTable {
   last_accessed_at_ms: number;
 }
 
+/**
+ * SQLite only: counts that are on the disk and not yet added up. Many readings of many secrets are one row
+ * twice a second; they are added to their secrets twice a minute.
+ */
+export interface AccessJournalTable {
+  position: Generated<number>;
+  /** `[[namespace, [[secret, count, last at], …]], …]` */
+  content: string;
+}
+
 export interface NamespaceAccessTable {
   namespace_id: string;
   access_count: number;
@@ -154,6 +164,7 @@ export interface AgentSchema {
   secret_tag: SecretTagTable;
   secret_version: SecretVersionTable;
   secret_access: SecretAccessTable;
+  access_journal: AccessJournalTable;
   namespace_access: NamespaceAccessTable;
   namespace_access_hour: NamespaceAccessHourTable;
   access_log: AccessLogTable;
@@ -289,6 +300,12 @@ export async function createAgentTables(queries: Queries<unknown>, kind: SqlKind
     'namespace_id',
     'access_count',
   ]);
+  await schema
+    .createTable('access_journal')
+    .ifNotExists()
+    .addColumn('position', positionColumn(kind))
+    .addColumn('content', text, (column) => column.notNull())
+    .execute();
   await schema
     .createTable('namespace_access')
     .ifNotExists()

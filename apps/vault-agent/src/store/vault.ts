@@ -92,7 +92,7 @@ export class Vault {
       const keys = await KeyRing.open({ store, provider: options.provider, ...now });
       const vault = new Vault(store, keys, options);
       await vault.directory.start();
-      vault.accesses.start();
+      await vault.accesses.start();
       return vault;
     } catch (error) {
       await store.close();
