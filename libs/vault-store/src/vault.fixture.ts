@@ -1,7 +1,11 @@
 /** A vault on an empty database, cheap to open, with a clock that a test moves. */
 
 import type { PasswordCost } from '@keystead/envelope/password';
-import { createSqlDatabase, type TestSqlKind } from '@keystead/test-control-plane/sql-database';
+import {
+  createSqlDatabase,
+  type TestSqlKind,
+  type TestSqlOptions,
+} from '@keystead/test-control-plane/sql-database';
 import type { VaultSchema } from './schema.ts';
 import { openSql, type SqlStore } from './sql/sql-store.ts';
 import { openVault, type Vault, type VaultOptions } from './vault.ts';
@@ -19,6 +23,7 @@ export interface TestVault extends AsyncDisposable {
   vault: Vault;
   /** Another process, as it were: opened anew on the same database. */
   openAgain(options?: Partial<VaultOptions>): Promise<Vault>;
+  sql: TestSqlOptions;
   /** The database itself. */
   openStore(): Promise<SqlStore<VaultSchema>>;
   clock: { nowMs: number };
@@ -49,5 +54,6 @@ export async function createTestVault(
   };
   const vault = await openAgain();
   const openStore = () => openSql<VaultSchema>(database.options);
-  return { vault, openAgain, openStore, clock, close, [Symbol.asyncDispose]: close };
+  const sql = database.options;
+  return { vault, sql, openAgain, openStore, clock, close, [Symbol.asyncDispose]: close };
 }
