@@ -40,6 +40,7 @@ export class AgentHttp {
   readonly #authenticator: Authenticator;
   readonly #allowance: Allowance;
   readonly #attempts: Allowance;
+  readonly #crowd: Allowance;
   readonly #log: Logger;
 
   /** @throws ConfigurationError where a file that is named cannot be read */
@@ -62,12 +63,17 @@ export class AgentHttp {
       ...limits,
     });
     this.#attempts = new Allowance({ perSecond: server.rate_limit.attempts_per_second, ...limits });
+    this.#crowd = new Allowance({
+      perSecond: crowdOf(server.rate_limit.attempts_per_second),
+      ...limits,
+    });
     this.#authenticator = new Authenticator({
       book: guarded.book,
       guard: new GuessGuard(),
       methods: methodsOf(loaded, log),
       record: (fact) => guarded.trail.record(fact),
       attempts: this.#attempts,
+      crowd: this.#crowd,
       now: Date.now,
       onLock: options.onLock,
     });
@@ -110,12 +116,15 @@ export class AgentHttp {
     const { rate_limit: rates } = loaded.configuration.server;
     this.#allowance.perSecond = rates.requests_per_second;
     this.#attempts.perSecond = rates.attempts_per_second;
+    this.#crowd.perSecond = crowdOf(rates.attempts_per_second);
   }
 
   close(withinMs?: number): Promise<void> {
     return this.#server.close(withinMs);
   }
 }
+
+const crowdOf = (attemptsPerSecond: number) => httpLimits.crowd * attemptsPerSecond;
 
 /** Also what the file alone does not tell: that what it names is there and readable. @throws ConfigurationError */
 export function checkConfiguration(loaded: LoadedConfiguration, readVariable: ReadVariable): void {

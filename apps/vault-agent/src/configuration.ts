@@ -62,7 +62,7 @@ const server = z
       .strictObject({
         /** Of each identity. */
         requests_per_second: z.number().int().min(1).max(1_000_000).default(50_000),
-        /** Of each address, with credentials that were not seen before. */
+        /** Of each credential at each address, where it was not seen before. */
         attempts_per_second: z.number().int().min(1).max(100_000).default(50),
       })
       .prefault({}),

@@ -1,12 +1,13 @@
 /**
  * What this process knows of keys and roles: permissions made ready, keys that were verified. It is a
  * copy: every change adds to the revision in its own transaction, each agent of the vault asks for it
- * several times a second and forgets what it knows when it has grown. So a revoked key is refused
+ * several times a second and reads what it knows anew when it has grown. So a revoked key is refused
  * everywhere within a second, and no request waits for the database.
  */
 import type { Permission } from '@keystead/contracts/agent-api/access';
 import { ServiceError } from '@keystead/contracts/errors';
 import type { Queries, SqlStore } from '@keystead/vault-store/sql/sql-store';
+import type { Selectable } from 'kysely';
 import { LRUCache } from 'lru-cache';
 import { accessLimits } from './access-limits.ts';
 import type { AccessTables } from './access-tables.ts';
@@ -125,27 +126,13 @@ export class AccessBook {
         });
       });
     if (row === undefined) return { known: false, reason: 'unknown' };
-    const digest = Buffer.from(row.digest);
-    if (!isSameDigest(digest, digestOf(key))) return { known: false, reason: 'wrong' };
+    const verified = verifiedKeyOf(row);
+    if (!isSameDigest(verified.digest, digestOf(key))) return { known: false, reason: 'wrong' };
     if (row.revoked_at_ms !== null) return { known: false, reason: 'revoked' };
-    const expiresAtMs = row.expires_at_ms ?? Number.POSITIVE_INFINITY;
     const nowMs = this.#now();
-    if (expiresAtMs <= nowMs) return { known: false, reason: 'expired' };
-    const namespaces = JSON.parse(row.namespaces) as string[];
-    const verified: VerifiedKey = {
-      identity: Object.freeze({
-        kind: 'api_key' as const,
-        id: row.id,
-        name: row.name,
-        roles: Object.freeze(JSON.parse(row.roles) as string[]),
-        ...(namespaces.includes('*') ? {} : { namespaces: Object.freeze(namespaces) }),
-      }),
-      digest,
-      expiresAtMs,
-      notedAtMs: 0,
-    };
+    if (verified.expiresAtMs <= nowMs) return { known: false, reason: 'expired' };
     this.#noteUse(verified, nowMs);
-    // A revocation that was read meanwhile has emptied the book: what was read before it stays out.
+    // What changed meanwhile was read anew for the keys in the book, and this one is not in it yet.
     if (revision === this.#revision) this.#keys.set(row.prefix, verified);
     return { known: true, key: verified };
   }
@@ -189,11 +176,33 @@ export class AccessBook {
           },
         ]),
       );
+      await this.#readKeysAgain();
       this.#permissions = new WeakMap();
-      this.#keys.clear();
       this.#revision = revision;
     }
     this.#freshAtMs = askedAtMs;
+  }
+
+  /** Who is known stays known, as what they are now: nobody is verified anew for another's change. */
+  async #readKeysAgain(): Promise<void> {
+    const prefixes = [...this.#keys.keys()];
+    for (let start = 0; start < prefixes.length; start += accessLimits.keysReadAtOnce) {
+      const some = prefixes.slice(start, start + accessLimits.keysReadAtOnce);
+      const rows = await this.#store.db
+        .selectFrom('api_key')
+        .selectAll()
+        .where('prefix', 'in', some)
+        .execute();
+      const found = new Map(rows.map((row) => [row.prefix, row]));
+      for (const prefix of some) {
+        const row = found.get(prefix);
+        const before = this.#keys.peek(prefix);
+        if (row === undefined || row.revoked_at_ms !== null) this.#keys.delete(prefix);
+        else if (before !== undefined) {
+          this.#keys.set(prefix, { ...verifiedKeyOf(row), notedAtMs: before.notedAtMs });
+        }
+      }
+    }
   }
 
   async #noteUses(): Promise<void> {
@@ -210,6 +219,22 @@ export class AccessBook {
       }
     });
   }
+}
+
+function verifiedKeyOf(row: Selectable<AccessTables['api_key']>): VerifiedKey {
+  const namespaces = JSON.parse(row.namespaces) as string[];
+  return {
+    identity: Object.freeze({
+      kind: 'api_key' as const,
+      id: row.id,
+      name: row.name,
+      roles: Object.freeze(JSON.parse(row.roles) as string[]),
+      ...(namespaces.includes('*') ? {} : { namespaces: Object.freeze(namespaces) }),
+    }),
+    digest: Buffer.from(row.digest),
+    expiresAtMs: row.expires_at_ms === null ? Number.POSITIVE_INFINITY : Number(row.expires_at_ms),
+    notedAtMs: 0,
+  };
 }
 
 async function readRevision(queries: Queries<AccessTables>): Promise<number> {

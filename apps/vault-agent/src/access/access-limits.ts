@@ -3,6 +3,8 @@ export const accessLimits = {
   /** Verified keys kept in memory; beyond them a key costs one look-up again. */
   verifiedKeysMax: 10_000,
   verifiedTokensMax: 10_000,
+  /** Keys read anew by one query after a change; every database takes so many parameters. */
+  keysReadAtOnce: 500,
   /** How often each agent asks whether keys or roles changed: half of the second we promise. */
   revisionPollMs: 400,
   /**

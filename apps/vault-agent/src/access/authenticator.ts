@@ -1,8 +1,9 @@
 /**
  * Who calls: by an API key or a token in `Authorization: Bearer …`, or by the client certificate of the
  * connection. What was verified before is recalled without waiting; everything else passes the guard
- * against guessing. Refusals are in the audit, once an address is locked only the lock.
+ * against guessing. Refusals are in the audit; of an address that was told to wait only that.
  */
+import { hash } from 'node:crypto';
 import type { IncomingHttpHeaders } from 'node:http';
 import type { Socket } from 'node:net';
 import { TLSSocket } from 'node:tls';
@@ -35,8 +36,10 @@ export interface AuthenticatorOptions {
   guard: GuessGuard;
   methods: AuthenticationMethods;
   record: (fact: AuditFact) => Promise<void>;
-  /** Of each address, for credentials that were not verified before. */
+  /** Of each credential at each address, where it was not verified before. */
   attempts: Allowance;
+  /** Of all of them at an address together. */
+  crowd: Allowance;
   now: () => number;
   /** Told of each lock: guessing at an address, or of one key (R8.6). */
   onLock?: (kind: 'address' | 'key', guesses: number, keyPrefix: string | undefined) => void;
@@ -56,6 +59,7 @@ export class Authenticator {
   readonly #guard: GuessGuard;
   readonly #record: AuthenticatorOptions['record'];
   readonly #attempts: Allowance;
+  readonly #crowd: Allowance;
   readonly #now: () => number;
   readonly #onLock: AuthenticatorOptions['onLock'];
   readonly #certificates = new WeakMap<Socket, SeenCertificate | null>();
@@ -67,6 +71,7 @@ export class Authenticator {
     this.#methods = options.methods;
     this.#record = options.record;
     this.#attempts = options.attempts;
+    this.#crowd = options.crowd;
     this.#now = options.now;
     this.#onLock = options.onLock;
   }
@@ -112,16 +117,16 @@ export class Authenticator {
   async #verifyKey(knocking: Knocking, key: string): Promise<Caller> {
     const address = knocking.socket.remoteAddress ?? '';
     const prefix = prefixOf(key);
-    const lock = this.#guard.lockOf(address) ?? this.#guard.lockOfKey(prefix, address);
+    const lock = this.#guard.lockOfKey(prefix, address);
     if (lock) throw locked(lock);
-    this.#attempts.take(networkOf(address));
+    this.#countAttempt(address, prefix);
     const verdict = await this.#book.verify(key);
     if (verdict.known) {
       this.#guard.knew(prefix, address);
       return this.#caller(knocking, verdict.key.identity);
     }
     const keyLock = verdict.reason === 'wrong' ? this.#guard.guessedKey(prefix) : undefined;
-    if (keyLock) this.#onLock?.('key', keyLock.guesses, prefix);
+    if (keyLock?.isNew) this.#onLock?.('key', keyLock.guesses, prefix);
     // Whoever has a key that holds no more has not guessed it.
     const isGuess = verdict.reason !== 'expired' && verdict.reason !== 'revoked';
     throw await this.#refuse(knocking, verdict.reason, prefix, isGuess);
@@ -129,9 +134,7 @@ export class Authenticator {
 
   async #verifyToken(knocking: Knocking, token: string): Promise<Caller> {
     const address = knocking.socket.remoteAddress ?? '';
-    const lock = this.#guard.lockOf(address);
-    if (lock) throw locked(lock);
-    this.#attempts.take(networkOf(address));
+    this.#countAttempt(address, hash('sha256', token, 'base64url'));
     let reason = 'it is neither an API key nor a token of a known issuer';
     if (token.length <= accessLimits.tokenMaxLength && token.split('.').length === 3) {
       for (const issuer of this.#methods.issuers) {
@@ -141,6 +144,13 @@ export class Authenticator {
       }
     }
     throw await this.#refuse(knocking, reason, '', true);
+  }
+
+  /** One that repeats itself does not take the turns of others at its address. */
+  #countAttempt(address: string, credential: string): void {
+    const network = networkOf(address);
+    this.#attempts.take(`${network} ${credential}`);
+    this.#crowd.take(network);
   }
 
   #byCertificate(knocking: Knocking): Caller {
@@ -184,6 +194,7 @@ export class Authenticator {
   ): Promise<ServiceError> {
     const address = knocking.socket.remoteAddress ?? '';
     const lock = isGuess ? this.#guard.guessed(address) : undefined;
+    if (lock?.isNew === false) return locked(lock);
     await this.#record({
       requestId: knocking.requestId,
       identity: { kind: 'anonymous', id: keyPrefix, name: '' },

@@ -1,8 +1,8 @@
 /**
- * Against guessing: who was refused too often waits, each time twice as long. Counted for a network
- * address, and for a key that somebody tries to guess from many addresses: then only addresses that
- * have known the key are let try. Whoever is known already does not come by here, so that nobody is
- * locked out of a machine by what a neighbour on it does.
+ * Against guessing. An address that guesses is told to wait, each time twice as long; what it sends
+ * meanwhile is looked at all the same, because another program on the same machine may hold a good key,
+ * and a key of 256 random bits is not found by trying. A key that many wrong secrets were tried for is
+ * locked in earnest: then only addresses that have known it are let try.
  */
 import ipaddr from 'ipaddr.js';
 import { LRUCache } from 'lru-cache';
@@ -10,6 +10,7 @@ import { accessLimits } from './access-limits.ts';
 
 interface Guesser {
   guesses: number;
+  locks: number;
   lockedUntilMs: number;
   lastMs: number;
 }
@@ -32,18 +33,13 @@ export class GuessGuard {
     this.#now = now;
   }
 
-  /** Whether somebody at the address may try at all, or how long not. */
-  lockOf(address: string): Lock | undefined {
-    return this.#lock(networkOf(address));
-  }
-
-  /** As {@link lockOf}, for one key. */
+  /** How long nobody at the address may try the key. */
   lockOfKey(prefix: string, address: string): Lock | undefined {
     if (this.#knewKey.has(`${prefix} ${networkOf(address)}`)) return undefined;
-    return this.#lock(prefix);
+    return this.#lockOf(prefix);
   }
 
-  /** A credential that nobody has. Answers the lock it brings, if any. */
+  /** A credential that nobody has. Answers the lock it brings or runs into, if any. */
   guessed(address: string): Lock | undefined {
     return this.#count(networkOf(address), accessLimits.freeGuesses);
   }
@@ -57,7 +53,7 @@ export class GuessGuard {
     this.#knewKey.set(`${prefix} ${networkOf(address)}`, true);
   }
 
-  #lock(name: string): Lock | undefined {
+  #lockOf(name: string): Lock | undefined {
     const guesser = this.#guessers.get(name);
     const remainingMs = (guesser?.lockedUntilMs ?? 0) - this.#now();
     if (guesser === undefined || remainingMs <= 0) return undefined;
@@ -68,14 +64,17 @@ export class GuessGuard {
     const nowMs = this.#now();
     const before = this.#guessers.get(name);
     const isRemembered = before !== undefined && nowMs - before.lastMs < accessLimits.guessMemoryMs;
-    const guesser = isRemembered ? before : { guesses: 0, lockedUntilMs: 0, lastMs: nowMs };
+    const guesser = isRemembered
+      ? before
+      : { guesses: 0, locks: 0, lockedUntilMs: 0, lastMs: nowMs };
     guesser.guesses += 1;
     guesser.lastMs = nowMs;
     this.#guessers.set(name, guesser);
-    const beyond = guesser.guesses - free;
-    if (beyond < 0) return undefined;
+    const running = this.#lockOf(name);
+    if (running !== undefined || guesser.guesses <= free) return running;
+    guesser.locks += 1;
     const lockedMs = Math.min(
-      accessLimits.firstLockMs * 2 ** Math.min(beyond, 30),
+      accessLimits.firstLockMs * 2 ** Math.min(guesser.locks - 1, 30),
       accessLimits.longestLockMs,
     );
     guesser.lockedUntilMs = nowMs + lockedMs;

@@ -15,10 +15,8 @@ export const httpLimits = {
   connectionsMax: 10_000,
   /** Answers under way when the agent stops. */
   finishWithinMs: 1_000,
-  /** Of each identity; an application reads far less, a loop that ran away far more. */
-  requestsPerSecond: 50_000,
-  /** Of each address, with credentials that were not verified before. */
-  attemptsPerSecond: 50,
+  /** Programs behind one address that show new credentials in the same second. */
+  crowd: 20,
   burstSeconds: 2,
   identitiesCounted: 20_000,
   /** A throttled caller is in the audit so often. */
