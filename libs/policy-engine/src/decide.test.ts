@@ -4,6 +4,7 @@ import { compile } from './compile.ts';
 import { decide } from './decide.ts';
 import {
   Dice,
+  nearlyAgain,
   PlainSet,
   plainCedar,
   randomRequest,
@@ -14,7 +15,7 @@ import { schemaText } from './vocabulary.ts';
 
 const isProof = process.env.KEYSTEAD_PROVE === 'full';
 const runs = Number(process.env.KEYSTEAD_RUNS ?? (isProof ? 1_000_000 : 1_500));
-const requestsPerSet = isProof ? 500 : 150;
+const requestsPerSet = isProof ? 500 : 100;
 
 test('decides like plain Cedar, whatever was sliced away, left out or remembered', async () => {
   const seed = Number(process.env.KEYSTEAD_SEED ?? randomInt(2 ** 31));
@@ -32,16 +33,10 @@ test('decides like plain Cedar, whatever was sliced away, left out or remembered
     const earlier: ReturnType<typeof randomRequest>[] = [];
     for (let request = 0; request < requestsPerSet && done < runs; request += 1, done += 1) {
       // Equal and nearly equal questions come again: only then is anything remembered.
-      const again = earlier.length > 0 && dice.chance(0.5) ? dice.one(earlier) : undefined;
-      const fresh = randomRequest(dice);
-      const asked = again
-        ? {
-            ...again,
-            context: dice.chance(0.5)
-              ? again.context
-              : { ...again.context, useCount: fresh.context.useCount, atMs: fresh.context.atMs },
-          }
-        : fresh;
+      const asked =
+        earlier.length > 0 && dice.chance(0.7)
+          ? nearlyAgain(dice, dice.one(earlier))
+          : randomRequest(dice);
       earlier.push(asked);
       const ours = decide(compiled.value, asked);
       const theirs = plain.judge(asked);
@@ -64,8 +59,8 @@ test('decides like plain Cedar, whatever was sliced away, left out or remembered
     `  ${JSON.stringify(Object.fromEntries(seen))}, ${remembered} remembered, ${failures} policies failed`,
   );
   // The comparison says something only where all kinds of answers occur.
-  for (const reason of ['permitted', 'forbidden', 'not_permitted', 'policy_failed']) {
-    expect(seen.get(reason), reason).toBeGreaterThan(runs / 500);
+  for (const reason of ['permitted', 'forbidden', 'not_permitted']) {
+    expect(seen.get(reason), reason).toBeGreaterThan(runs / 50);
   }
   expect(remembered).toBeGreaterThan(runs / 10);
 });

@@ -115,7 +115,7 @@ const atoms: ((dice: Dice) => string)[] = [
     `((resource is Secret || resource is Namespace) && resource.namespace.tags.contains("${dice.one(tags)}"))`,
   (dice) =>
     `(resource is Namespace && resource has owner && resource.owner == "${dice.one(people)}")`,
-  (dice) =>
+  (_dice) =>
     `(resource is Secret && resource.namespace has owner && resource.namespace.owner == principal.name)`,
   (dice) =>
     `(resource is Secret && resource.namespace.hasTag("env") && resource.namespace.getTag("env") == "${dice.one(['prod', 'dev'])}")`,
@@ -194,6 +194,8 @@ function policyText(dice: Dice): string {
   const principal = dice.one([
     'principal',
     'principal',
+    'principal',
+    'principal',
     `principal in ${principalEntity(dice)}`,
     `principal in Role::"${dice.one(roles)}"`,
     `principal == ${dice.one(Object.values(typeOf))}::"${dice.one(people)}"`,
@@ -203,6 +205,7 @@ function policyText(dice: Dice): string {
   const action = dice.one([
     'action',
     'action',
+    'action',
     `action == Action::"${dice.one(actions)}"`,
     `action in [${dice
       .some(actions, 4)
@@ -210,6 +213,8 @@ function policyText(dice: Dice): string {
       .join(', ')}]`,
   ]);
   const resource = dice.one([
+    'resource',
+    'resource',
     'resource',
     'resource',
     `resource in ${resourceEntity(dice)}`,
@@ -251,9 +256,9 @@ export function randomSet(dice: Dice): RandomSet {
   });
   return {
     networks,
-    ...(dice.chance(0.4) ? { organization: level('o', 6) } : {}),
+    ...(dice.chance(0.3) ? { organization: level('o', 8) } : {}),
     ...(dice.chance(0.9) ? { vault: level('v', 14) } : {}),
-    namespaces: dice.chance(0.3) ? { [dice.one(namespaces)]: level('n', 6) } : {},
+    namespaces: dice.chance(0.3) ? { [dice.one(namespaces)]: level('n', 8) } : {},
   };
 }
 
@@ -317,6 +322,30 @@ export function randomRequest(dice: Dice): AccessRequest {
       useCount: dice.below(12),
     },
   };
+}
+
+/**
+ * An earlier question, with one thing changed in it, or with nothing: that is where an answer would be
+ * remembered that must not be.
+ */
+export function nearlyAgain(dice: Dice, earlier: AccessRequest): AccessRequest {
+  if (dice.chance(0.2)) return earlier;
+  const changed = structuredClone(earlier) as unknown as Record<string, Record<string, unknown>>;
+  // The shape has to stay that of its action, so only what both have is exchanged.
+  const other = randomRequest(dice) as unknown as Record<string, Record<string, unknown>>;
+  const part = dice.one(['principal', 'resource', 'context', 'context', 'resource']);
+  let to = changed[part] as Record<string, unknown>;
+  let from = other[part] as Record<string, unknown>;
+  if (part === 'resource') {
+    const held = dice.one(Object.keys(to).filter((key) => key in from));
+    to = to[held] as Record<string, unknown>;
+    from = from[held] as Record<string, unknown>;
+  }
+  const key = dice.one([...new Set([...Object.keys(to), ...Object.keys(from)])]);
+  if (key === 'id' && part === 'resource') return earlier;
+  if (key in from) to[key] = from[key];
+  else if (key !== 'zone' && key !== 'id') delete to[key];
+  return changed as unknown as AccessRequest;
 }
 
 /** By the runtime's own calendar, slowly. */

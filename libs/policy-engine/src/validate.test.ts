@@ -284,11 +284,11 @@ const wrongTexts: ((dice: Dice, text: string) => string)[] = [
   (_, text) => text.repeat(2).replaceAll('permit', '@id("same") permit'),
   (dice, text) => `${String.fromCharCode(0xd800 + dice.below(0x800))}${text}`,
   (dice, text) =>
-    Buffer.from(
+    `${Buffer.from(
       text.replace(/./g, (sign) =>
         dice.chance(0.1) ? String.fromCharCode(dice.below(256)) : sign,
       ),
-    ).toString('latin1') + ' ,',
+    ).toString('latin1')} ,`,
   (dice, text) => text.replace('Europe/Berlin', misspell(dice, 'Europe/Berlin')),
   (_, text) => text.replace('^db', '(?=db'),
   (_, text) => text.replace('^db', '(((a{100}){100}){100}'),
