@@ -165,8 +165,9 @@ export class NamespaceDirectory {
       else await this.#dropChanged(namespace, row.revision);
       namespace.seenRevision = row.revision;
     }
-    await this.#keys.noticeRotation();
     this.#lookedAtMs = startedAtMs;
+    // A new master key that its provider does not give out now concerns no key that is at hand.
+    await this.#keys.noticeRotation().catch(this.#onError);
   }
 
   async #dropChanged(namespace: KnownNamespace, upTo: number): Promise<void> {

@@ -222,6 +222,7 @@ export class AccessCounter {
         queries
           .selectFrom('access_journal')
           .selectAll()
+          .where('position', '>', 0)
           .orderBy('position')
           .limit(1)
           .executeTakeFirst(),

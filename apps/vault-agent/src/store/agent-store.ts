@@ -28,6 +28,11 @@ export interface AgentStoreOptions {
 
 const ownMigrations: readonly Migration[] = [{ name: 'secrets-1', apply: createAgentTables }];
 
+const reading = { timeoutMs: storeLimits.readTimeoutMs, isChange: false };
+const changing = { timeoutMs: storeLimits.writeTimeoutMs, isChange: true };
+/** Also every change on SQLite: it waits for nothing but a larger one of this process. */
+const bulk = { timeoutMs: storeLimits.bulkTimeoutMs, isChange: true };
+
 export class AgentStore implements SqlStore<AgentSchema> {
   readonly kind: SqlKind;
   /** Names this store; a copy of it has the same. */
@@ -75,21 +80,21 @@ export class AgentStore implements SqlStore<AgentSchema> {
 
   /** @throws ServiceError `unavailable` */
   read<T>(work: (queries: Queries<AgentSchema>) => Promise<T>): Promise<T> {
-    return this.breaker.run(() => work(this.#sql.db), storeLimits.readTimeoutMs);
+    return this.breaker.run(() => work(this.#sql.db), reading);
   }
 
   /** @throws ServiceError `unavailable`: it may have happened nevertheless */
   write<T>(work: (queries: Queries<AgentSchema>) => Promise<T>): Promise<T> {
-    return this.breaker.run(() => this.#sql.write(work), storeLimits.writeTimeoutMs);
+    return this.breaker.run(() => this.#sql.write(work), this.kind === 'sqlite' ? bulk : changing);
   }
 
   /** A write of as much as a namespace may hold. */
   writeInBulk<T>(work: (queries: Queries<AgentSchema>) => Promise<T>): Promise<T> {
-    return this.breaker.run(() => this.#sql.write(work), storeLimits.bulkTimeoutMs);
+    return this.breaker.run(() => this.#sql.write(work), bulk);
   }
 
   snapshot<T>(work: (queries: Queries<AgentSchema>) => Promise<T>): Promise<T> {
-    return this.breaker.run(() => this.#sql.snapshot(work), storeLimits.bulkTimeoutMs);
+    return this.breaker.run(() => this.#sql.snapshot(work), bulk);
   }
 
   close(): Promise<void> {

@@ -17,10 +17,20 @@ import { storeLimits } from './store-limits.ts';
 
 /** The store did not answer in time. */
 class StoreTimeout extends Error {
-  constructor(afterMs: number) {
+  /** Of a reading. A change may wait for another change, which says nothing of the store. */
+  readonly isAbsence: boolean;
+
+  constructor(afterMs: number, isAbsence: boolean) {
     super(`the store did not answer within ${afterMs} ms`);
     this.name = 'StoreTimeout';
+    this.isAbsence = isAbsence;
   }
+}
+
+export interface StorePatience {
+  timeoutMs: number;
+  /** A change: it may wait for others. */
+  isChange: boolean;
 }
 
 const connectionCodes = new Set([
@@ -50,7 +60,7 @@ const sqliteCodes = new Set([5, 6, 8, 10, 13, 14]);
 
 /** Whether an error says that the store is away, and nothing about the query. */
 export function isStoreAway(error: unknown): boolean {
-  if (error instanceof StoreTimeout) return true;
+  if (error instanceof StoreTimeout) return error.isAbsence;
   const { code, errcode, message, errors } = (error ?? {}) as {
     code?: unknown;
     errcode?: unknown;
@@ -103,11 +113,15 @@ export class StoreBreaker {
    * @throws ServiceError `unavailable` where the store is away, was refused without asking, or did not
    * answer in time; a write may have happened then
    */
-  async run<T>(work: () => Promise<T>, timeoutMs: number): Promise<T> {
+  async run<T>(work: () => Promise<T>, patience: StorePatience): Promise<T> {
     try {
-      return await this.#policy.execute(() => within(work(), timeoutMs));
+      return await this.#policy.execute(() => within(work(), patience));
     } catch (error) {
-      if (error instanceof BrokenCircuitError || isStoreAway(error)) {
+      if (
+        error instanceof BrokenCircuitError ||
+        error instanceof StoreTimeout ||
+        isStoreAway(error)
+      ) {
         throw new ServiceError('unavailable', {
           detail: 'The store of the vault is not available at the moment',
           retryAfterSeconds: 1,
@@ -124,10 +138,10 @@ export class StoreBreaker {
   }
 }
 
-async function within<T>(answer: Promise<T>, timeoutMs: number): Promise<T> {
+async function within<T>(answer: Promise<T>, { timeoutMs, isChange }: StorePatience): Promise<T> {
   let timer: NodeJS.Timeout | undefined;
   const late = new Promise<never>((_resolve, reject) => {
-    timer = setTimeout(() => reject(new StoreTimeout(timeoutMs)), timeoutMs);
+    timer = setTimeout(() => reject(new StoreTimeout(timeoutMs, !isChange)), timeoutMs);
     timer.unref();
   });
   try {
