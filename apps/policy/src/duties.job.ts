@@ -1,8 +1,10 @@
 /** The unattended duties of the policy service, by name. */
+import { limits } from '@keystead/contracts/limits';
 import { OnNudge } from '@keystead/messaging/bus-handlers';
 import { Jobs } from '@keystead/messaging/jobs';
 import { Controller, Inject, type OnApplicationBootstrap } from '@nestjs/common';
 import { AgentReports } from './deliveries/agent-reports.ts';
+import { RolloutRunner } from './rollouts/rollout-runner.ts';
 
 @Controller()
 export class Duties implements OnApplicationBootstrap {
@@ -11,6 +13,7 @@ export class Duties implements OnApplicationBootstrap {
   constructor(
     @Inject(Jobs) private readonly jobs: Jobs,
     @Inject(AgentReports) private readonly reports: AgentReports,
+    @Inject(RolloutRunner) private readonly rollouts: RolloutRunner,
   ) {}
 
   onApplicationBootstrap(): void {
@@ -19,6 +22,11 @@ export class Duties implements OnApplicationBootstrap {
       periodMs: 5_000,
       work: async () => void (await this.reports.take()),
     }).runNow;
+    this.jobs.every({
+      name: 'rollouts',
+      periodMs: limits.rolloutStepPeriodMs,
+      work: async () => void (await this.rollouts.run()),
+    });
   }
 
   @OnNudge('policyReports')

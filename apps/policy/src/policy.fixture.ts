@@ -28,6 +28,8 @@ import { Deliveries } from './deliveries/deliveries.ts';
 import { Policies } from './policies/policies.ts';
 import { PolicyFiles } from './policies/policy-files.ts';
 import { PolicySets } from './policy-sets/policy-sets.ts';
+import { RolloutRunner } from './rollouts/rollout-runner.ts';
+import { Rollouts } from './rollouts/rollouts.ts';
 import { CommandSigner } from './signing/command-signer.ts';
 import { OrganizationSigners } from './signing/organization-signers.ts';
 
@@ -56,6 +58,8 @@ export class PolicyWorld {
   readonly deliveries: Deliveries;
   readonly reports: AgentReports;
   readonly agentPolicies: AgentPolicies;
+  readonly rollouts: Rollouts;
+  readonly runner: RolloutRunner;
   readonly signers: OrganizationSigners;
   readonly work: TenantWork;
   readonly listing: Listing;
@@ -81,6 +85,8 @@ export class PolicyWorld {
     this.deliveries = new Deliveries(this.database, new CommandSigner(this.bus), this.bus);
     this.reports = new AgentReports(this.database, this.bus);
     this.agentPolicies = new AgentPolicies(this.work);
+    this.rollouts = new Rollouts(this.work, this.listing, this.signers, this.bus);
+    this.runner = new RolloutRunner(this.database, this.bus);
   }
 
   static async open(): Promise<PolicyWorld> {

@@ -15,6 +15,9 @@ import { Policies } from './policies/policies.ts';
 import { PolicyFiles } from './policies/policy-files.ts';
 import { PolicySetsBus } from './policy-sets/policy-sets.nats.ts';
 import { PolicySets } from './policy-sets/policy-sets.ts';
+import { RolloutRunner } from './rollouts/rollout-runner.ts';
+import { RolloutsBus } from './rollouts/rollouts.nats.ts';
+import { Rollouts } from './rollouts/rollouts.ts';
 import { CommandSigner } from './signing/command-signer.ts';
 import { OrganizationSigners } from './signing/organization-signers.ts';
 
@@ -32,7 +35,7 @@ export class PolicyModule {
         }),
         MessagingModule.forRoot({ service: 'policy', environment: config }, log),
       ],
-      controllers: [PoliciesBus, PolicySetsBus, DeliveriesBus, Duties],
+      controllers: [PoliciesBus, PolicySetsBus, DeliveriesBus, RolloutsBus, Duties],
       providers: [
         AgentPolicies,
         AgentReports,
@@ -43,6 +46,8 @@ export class PolicyModule {
         Policies,
         PolicyFiles,
         PolicySets,
+        RolloutRunner,
+        Rollouts,
       ],
     };
   }

@@ -25,6 +25,7 @@ export const purposes = [
   'dispatch-alerts',
   'deliver',
   'confirm-recipient',
+  'roll-out',
   'roll-up-usage',
   'remove-expired',
   'measure',

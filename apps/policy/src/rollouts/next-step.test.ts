@@ -1,0 +1,64 @@
+import { expect, test } from 'vitest';
+import { nextStep, type Progress, type RolloutFacts } from './next-step.ts';
+
+const rollout = (changes: Partial<RolloutFacts> = {}): RolloutFacts => ({
+  stage: 0,
+  stages: [
+    { vaults: { kind: 'percent', percent: 1 }, watchSeconds: 60, afterwards: 'continue' },
+    { vaults: { kind: 'all' }, watchSeconds: 0, afterwards: 'continue' },
+  ],
+  halt: { rejectedAgents: 1, evaluationErrors: 5, newDenials: 100 },
+  forgiven: { rejected: 0, errors: 0, newlyDenied: 0 },
+  stageStartedAtMs: 0,
+  ...changes,
+});
+const progress = (changes: Partial<Progress> = {}): Progress => ({
+  agents: 2,
+  active: 2,
+  waiting: 0,
+  rejected: 0,
+  errors: 0,
+  newlyDenied: 0,
+  ...changes,
+});
+
+test('a stage goes on when its agents decide by the set and it was watched for its time', () => {
+  expect(nextStep(rollout(), progress(), 59_999)).toEqual({ do: 'nothing' });
+  expect(nextStep(rollout(), progress({ waiting: 1 }), 60_000)).toEqual({ do: 'nothing' });
+  expect(nextStep(rollout(), progress(), 60_000)).toEqual({ do: 'advance' });
+  expect(nextStep(rollout({ stage: 1 }), progress(), 0)).toEqual({ do: 'complete' });
+});
+
+test('agents that are away hold nothing up, but canaries of which none answers prove nothing', () => {
+  expect(nextStep(rollout(), progress({ active: 1 }), 60_000)).toEqual({ do: 'advance' });
+  expect(nextStep(rollout(), progress({ active: 0 }), 60_000)).toEqual({ do: 'nothing' });
+  expect(nextStep(rollout(), progress({ agents: 0, active: 0 }), 60_000)).toEqual({
+    do: 'advance',
+  });
+});
+
+test('it halts at once on rejections, failing evaluations and new denials', () => {
+  const halted = (changes: Partial<Progress>) => nextStep(rollout(), progress(changes), 0);
+  expect(halted({ rejected: 1 })).toEqual({ do: 'halt', reason: 'halted_rejections' });
+  expect(halted({ errors: 5 })).toEqual({ do: 'halt', reason: 'halted_errors' });
+  expect(halted({ newlyDenied: 100 })).toEqual({ do: 'halt', reason: 'halted_denials' });
+  expect(halted({ errors: 4, newlyDenied: 99 })).toEqual({ do: 'nothing' });
+  const unlimited = rollout({
+    halt: { rejectedAgents: 1, evaluationErrors: 5, newDenials: null },
+  });
+  expect(nextStep(unlimited, progress({ newlyDenied: 1e9 }), 0)).toEqual({ do: 'nothing' });
+});
+
+test('what was forgiven does not halt it again, what comes on top does', () => {
+  const forgiven = { rejected: 1, errors: 0, newlyDenied: 0 };
+  expect(nextStep(rollout({ forgiven }), progress({ rejected: 1 }), 0)).toEqual({ do: 'nothing' });
+  expect(nextStep(rollout({ forgiven }), progress({ rejected: 2 }), 0)).toMatchObject({
+    do: 'halt',
+  });
+});
+
+test('a stage that waits for somebody pauses', () => {
+  const waits = rollout();
+  waits.stages = waits.stages.map((stage) => ({ ...stage, afterwards: 'wait' as const }));
+  expect(nextStep(waits, progress(), 60_000)).toEqual({ do: 'pause' });
+});

@@ -1,0 +1,58 @@
+/**
+ * What a rollout does next: given its stages, how far the agents of the vaults are that it reached,
+ * and the time. No I/O.
+ */
+import type { RolloutHalt, RolloutStage } from '@keystead/contracts/policy';
+
+export interface RolloutFacts {
+  stage: number;
+  stages: readonly RolloutStage[];
+  halt: RolloutHalt;
+  /** What was counted before somebody resumed a halted rollout: it does not halt it again. */
+  forgiven: Troubles;
+  stageStartedAtMs: number;
+}
+
+export interface Troubles {
+  rejected: number;
+  errors: number;
+  newlyDenied: number;
+}
+
+export interface Progress extends Troubles {
+  /** Agents of the vaults reached so far. */
+  agents: number;
+  active: number;
+  /** Heard now, and not yet deciding by the set; those that are away converge when they return. */
+  waiting: number;
+}
+
+export type HaltReason = 'halted_rejections' | 'halted_errors' | 'halted_denials';
+
+export type RolloutStep =
+  | { do: 'nothing' }
+  | { do: 'halt'; reason: HaltReason }
+  | { do: 'advance' }
+  /** The stage is done and somebody has to say that it goes on. */
+  | { do: 'pause' }
+  | { do: 'complete' };
+
+export function nextStep(rollout: RolloutFacts, progress: Progress, nowMs: number): RolloutStep {
+  const { halt, forgiven, stages, stage } = rollout;
+  if (progress.rejected - forgiven.rejected >= halt.rejectedAgents) {
+    return { do: 'halt', reason: 'halted_rejections' };
+  }
+  if (progress.errors - forgiven.errors >= halt.evaluationErrors) {
+    return { do: 'halt', reason: 'halted_errors' };
+  }
+  if (halt.newDenials !== null && progress.newlyDenied - forgiven.newlyDenied >= halt.newDenials) {
+    return { do: 'halt', reason: 'halted_denials' };
+  }
+  const current = stages[stage];
+  if (current === undefined) return { do: 'complete' };
+  const isSettled = progress.waiting === 0 && (progress.agents === 0 || progress.active > 0);
+  const isWatched = nowMs - rollout.stageStartedAtMs >= current.watchSeconds * 1_000;
+  if (!isSettled || !isWatched) return { do: 'nothing' };
+  if (stage >= stages.length - 1) return { do: 'complete' };
+  return current.afterwards === 'wait' ? { do: 'pause' } : { do: 'advance' };
+}

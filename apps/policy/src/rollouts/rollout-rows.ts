@@ -1,0 +1,151 @@
+/** Reads and shows rollouts, and the statements of which their steps consist. */
+import { etagOf } from '@keystead/access/precondition';
+import type { TenantCtx } from '@keystead/contracts/context';
+import { notFound } from '@keystead/contracts/errors';
+import { toId, toUuid } from '@keystead/contracts/ids';
+import type { Output } from '@keystead/contracts/operation';
+import { type getRollout, type RolloutStage, rolloutHalt } from '@keystead/contracts/policy';
+import type { Transaction } from '@keystead/database/database';
+import { assignNumber, lockVaults } from '../assignments/assignment-rows.ts';
+import type { Progress, Troubles } from './next-step.ts';
+
+export type RolloutRow = Awaited<ReturnType<typeof findRollout>>;
+export type ShownRollout = Output<typeof getRollout>;
+
+/** Kept beside the limits, for the way back from a halt. */
+export interface HaltRecord {
+  forgiven?: Troubles;
+  /** Whom the alert is about. */
+  alert?: { vaultId: string; agentId: string; reason: string };
+}
+
+/** @throws ServiceError `not_found` */
+export async function findRollout(
+  transaction: Transaction,
+  { organizationId }: Pick<TenantCtx, 'organizationId'>,
+  id: string,
+) {
+  const row = await transaction.rollout.findUnique({
+    where: { organizationId_id: { organizationId, id: toUuid('rollout', id) } },
+  });
+  if (!row) throw notFound();
+  return row;
+}
+
+/** As {@link findRollout}, and nobody else moves it until the end of the transaction. */
+export async function lockRollout(transaction: Transaction, ctx: TenantCtx, id: string) {
+  await transaction.$queryRaw`
+    select id from policy.rollout
+    where organization_id = ${ctx.organizationId}::uuid and id = ${toUuid('rollout', id)}::uuid
+    for no key update`;
+  return findRollout(transaction, ctx, id);
+}
+
+export const stagesOf = (row: Pick<RolloutRow, 'stages'>) =>
+  row.stages as unknown as RolloutStage[];
+
+export const haltOf = ({ halt }: Pick<RolloutRow, 'halt'>) => {
+  const { forgiven, alert, ...limits } = halt as HaltRecord & Record<string, unknown>;
+  return {
+    limits: rolloutHalt.parse(limits),
+    forgiven: forgiven ?? { rejected: 0, errors: 0, newlyDenied: 0 },
+    alert,
+  };
+};
+
+/** Assigns the vaults of a stage. @returns how many changed */
+export async function assignStage(
+  transaction: Transaction,
+  { organizationId, id, number }: Pick<RolloutRow, 'organizationId' | 'id' | 'number'>,
+  stage: number,
+): Promise<number> {
+  const vaults = await transaction.rolloutVault.findMany({
+    where: { organizationId, rolloutId: id, stage },
+    select: { vaultId: true },
+    orderBy: { vaultId: 'asc' },
+  });
+  const ids = vaults.map(({ vaultId }) => vaultId);
+  await lockVaults(transaction, organizationId, ids);
+  return (await assignNumber(transaction, organizationId, ids, number)).length;
+}
+
+export interface StateCounts extends Progress {
+  pending: number;
+  delivered: number;
+  drifted: number;
+}
+
+const none: StateCounts = {
+  agents: 0,
+  pending: 0,
+  delivered: 0,
+  active: 0,
+  rejected: 0,
+  drifted: 0,
+  waiting: 0,
+  errors: 0,
+  newlyDenied: 0,
+};
+
+/** How far the agents of the vaults are that each rollout has reached. */
+export async function countAgents(
+  transaction: Transaction,
+  rollouts: readonly Pick<RolloutRow, 'organizationId' | 'id'>[],
+): Promise<Map<string, StateCounts>> {
+  if (rollouts.length === 0) return new Map();
+  const rows = await transaction.$queryRaw<(StateCounts & { id: string })[]>`
+    select r.id, count(*)::int as agents,
+      count(*) filter (where s.state = 'pending')::int as pending,
+      count(*) filter (where s.state = 'delivered')::int as delivered,
+      count(*) filter (where s.state = 'active')::int as active,
+      count(*) filter (where s.state = 'rejected')::int as rejected,
+      count(*) filter (where s.state = 'drifted')::int as drifted,
+      count(*) filter (where s.state not in ('active', 'rejected')
+        and l.status in ('online', 'late'))::int as waiting,
+      coalesce(sum(s.errors), 0)::float8 as errors,
+      coalesce(sum(s.newly_denied), 0)::float8 as "newlyDenied"
+    from policy.rollout r
+    join policy.rollout_vault v
+      on v.organization_id = r.organization_id and v.rollout_id = r.id and v.stage <= r.stage
+    join registry.agent a
+      on a.organization_id = r.organization_id and a.vault_id = v.vault_id
+      and a.deleted_at is null and a.revoked_at is null
+    left join monitoring.agent_liveness l
+      on l.organization_id = a.organization_id and l.agent_id = a.id
+    left join policy.agent_policy k
+      on k.organization_id = a.organization_id and k.agent_id = a.id and k.number = r.number
+    cross join lateral (
+      select coalesce(k.state, 'pending') as state, k.errors, k.newly_denied
+    ) s
+    where (r.organization_id, r.id) in (
+      select * from unnest(
+        ${rollouts.map(({ organizationId }) => organizationId)}::uuid[],
+        ${rollouts.map(({ id }) => id)}::uuid[]
+      ))
+    group by r.id`;
+  return new Map(rows.map(({ id, ...counts }) => [id, counts]));
+}
+
+export function showRollout(row: RolloutRow, counts: StateCounts = none): ShownRollout {
+  const { agents: total, pending, delivered, active, rejected, drifted } = counts;
+  return {
+    id: toId('rollout', row.id),
+    policySetId: toId('policySet', row.setId),
+    number: row.number,
+    state: row.state as 'running',
+    reason: row.reason,
+    stage: row.stage,
+    stages: stagesOf(row),
+    halt: haltOf(row).limits,
+    vaultCount: row.vaultCount,
+    agents: { total, pending, delivered, active, rejected, drifted },
+    decisions: { newlyDenied: counts.newlyDenied, errors: counts.errors },
+    createdBy: row.createdBy,
+    createdAt: row.createdAt.toISOString(),
+    stageStartedAt: row.stageStartedAt.toISOString(),
+    finishedAt: row.finishedAt?.toISOString() ?? null,
+    etag: etagOf(row.revision),
+  };
+}
+
+export const noCounts = none;

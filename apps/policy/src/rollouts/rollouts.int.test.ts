@@ -1,0 +1,294 @@
+import { toId, toUuid } from '@keystead/contracts/ids';
+import { createRollout, listRolloutAgents, listRollouts } from '@keystead/contracts/policy';
+import { enqueue } from '@keystead/database/outbox';
+import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
+import {
+  denyAll,
+  given,
+  type Organization,
+  PolicyWorld,
+  type TestVault,
+} from '../policy.fixture.ts';
+
+let world: PolicyWorld;
+
+beforeAll(async () => {
+  world = await PolicyWorld.open();
+});
+afterAll(() => world.close());
+beforeEach(async () => {
+  // The runner looks at every organization: each test begins with no rollout under way.
+  await world.database.acrossTenants('roll-out', async (transaction) => {
+    await transaction.$executeRaw`update policy.rollout set state = 'stopped' where state = 'running'`;
+  });
+});
+
+const stages = (...kinds: object[]) =>
+  kinds.map((vaults) => ({ vaults, watchSeconds: 0, afterwards: 'continue' }));
+const percent = (share: number) => ({ kind: 'percent', percent: share });
+const all = { kind: 'all' };
+
+async function fleet(vaults: number) {
+  const organization = await world.organization();
+  const made: TestVault[] = [];
+  for (let index = 0; index < vaults; index += 1) {
+    made.push(await world.vault(organization, [null], index % 2 ? ['odd'] : []));
+  }
+  await world.database.withTenant(organization, (transaction) =>
+    transaction.agentLiveness.updateMany({ data: { status: 'online' } }),
+  );
+  const { set, signed } = await world.signedSet(organization);
+  return { organization, vaults: made, set, signed };
+}
+
+function start({ ctx }: Organization, policySetId: string, body: Record<string, unknown> = {}) {
+  return world.rollouts.create(
+    ctx,
+    given<typeof createRollout>({
+      body: createRollout.body.parse({ policySetId, target: { kind: 'all' }, ...body }),
+    }),
+  );
+}
+const show = ({ ctx }: Organization, id: string) =>
+  world.rollouts.get(ctx, given({ params: { id } }));
+const act = (verb: 'pause' | 'resume' | 'stop' | 'rollback', { ctx }: Organization, id: string) =>
+  world.rollouts[verb](ctx, given({ params: { id } }));
+const assigned = async (vaults: readonly TestVault[]) => {
+  const [first] = vaults;
+  const rows = await world.database.withTenant(first as TestVault, (transaction) =>
+    transaction.policySetAssignment.findMany({ orderBy: { vaultId: 'asc' } }),
+  );
+  return rows.map(({ version }) => version);
+};
+
+/** Every agent whose vault is assigned the number takes it. */
+async function converge(organization: Organization, { number, digest }: Signed) {
+  const rows = await world.database.withTenant(
+    organization,
+    (transaction) => transaction.$queryRaw<{ agent_id: string }[]>`
+      select a.id as agent_id from registry.agent a
+      join policy.policy_set_assignment p
+        on p.organization_id = a.organization_id and p.vault_id = a.vault_id
+      where p.version = ${number}`,
+  );
+  await world.deliveries.deliver(
+    rows.map(({ agent_id: agentId }) => ({
+      organizationId: organization.organizationId,
+      agentId,
+      held: { number, digest },
+    })),
+  );
+  return rows.length;
+}
+type Signed = { number: number; digest: string };
+
+test('a set goes stage by stage, each after the agents of the one before hold it', async () => {
+  const { organization, vaults, set, signed } = await fleet(10);
+  const { id, vaultCount, agents } = await start(organization, set.id, {
+    stages: stages(percent(10), percent(50), all),
+  });
+  expect({ vaultCount, agents }).toMatchObject({
+    vaultCount: 10,
+    agents: { total: 1, pending: 1, active: 0 },
+  });
+  expect(await assigned(vaults)).toHaveLength(1);
+  expect(await world.runner.run()).toBe(0);
+  expect(await converge(organization, signed)).toBe(1);
+  expect(await world.runner.run()).toBe(1);
+  expect(await assigned(vaults)).toHaveLength(5);
+  expect(await world.runner.run()).toBe(0);
+  await converge(organization, signed);
+  await Promise.all([world.runner.run(), world.runner.run()]);
+  expect(await assigned(vaults)).toHaveLength(10);
+  expect(await show(organization, id)).toMatchObject({ state: 'running', stage: 2 });
+  await converge(organization, signed);
+  await world.runner.run();
+  expect(await show(organization, id)).toMatchObject({
+    state: 'completed',
+    agents: { total: 10, active: 10 },
+    finishedAt: expect.any(String),
+  });
+  const listed = await world.rollouts.agents(
+    organization.ctx,
+    given({ params: { id }, query: listRolloutAgents.query.parse({ limit: 4 }) }),
+  );
+  expect(listed.items).toHaveLength(4);
+  expect(listed.nextAfter).toBe(listed.items.at(-1)?.agentId);
+});
+
+test('it aims at a tag, at named vaults, or at all, and one rollout of a set runs at a time', async () => {
+  const { organization, set } = await fleet(4);
+  const odd = await start(organization, set.id, { target: { kind: 'tag', tag: 'odd' } });
+  expect(odd.vaultCount).toBe(2);
+  await expect(start(organization, set.id)).rejects.toMatchObject({ code: 'conflict' });
+  await act('stop', organization, odd.id);
+  await expect(
+    start(organization, set.id, { target: { kind: 'tag', tag: 'nobody' } }),
+  ).rejects.toMatchObject({ code: 'invalid_request' });
+  const other = await fleet(1);
+  await expect(
+    start(organization, set.id, {
+      target: { kind: 'vaults', vaultIds: [toId('vault', other.vaults[0]?.vaultId ?? '')] },
+    }),
+  ).rejects.toMatchObject({ code: 'unprocessable' });
+  await expect(show(other.organization, odd.id)).rejects.toMatchObject({ code: 'not_found' });
+  const { items } = await world.rollouts.list(
+    organization.ctx,
+    given({ query: listRollouts.query.parse({}) }),
+  );
+  expect(items.map(({ id }) => id)).toEqual([odd.id]);
+});
+
+test('agents that reject halt it and people are told; resumed, it forgives what it was halted for', async () => {
+  const { organization, set, signed } = await fleet(4);
+  const { id } = await start(organization, set.id, { stages: stages(percent(50), all) });
+  await converge(organization, { number: signed.number, digest: 'f'.repeat(64) });
+  const [first] = (
+    await world.rollouts.agents(
+      organization.ctx,
+      given({ params: { id }, query: listRolloutAgents.query.parse({ state: 'delivered' }) }),
+    )
+  ).items;
+  await world.database.withTenant(organization, (transaction) =>
+    enqueue(transaction, organization.organizationId, 'policy.reported', {
+      vaultId: toUuid('vault', first?.vaultId ?? ''),
+      agentId: toUuid('agent', first?.agentId ?? ''),
+      policySet: {
+        number: signed.number,
+        digest: signed.digest,
+        outcome: 'rejected',
+        problem: 'policy',
+      },
+    }),
+  );
+  await world.reports.take();
+  await world.runner.run();
+  expect(await show(organization, id)).toMatchObject({
+    state: 'halted',
+    reason: 'halted_rejections',
+    agents: { rejected: 1 },
+  });
+  const told = async () =>
+    (
+      await world.database.withTenant(organization, (transaction) =>
+        transaction.outbox.findMany({
+          where: { topic: 'vault.reported' },
+          orderBy: { id: 'asc' },
+        }),
+      )
+    ).map(({ payload }) => {
+      const { kind, state } = payload as Record<string, string>;
+      return `${kind} ${state}`;
+    });
+  expect(await told()).toEqual(['policy.rejected raised', 'policy.halted raised']);
+  await act('resume', organization, id);
+  expect((await told()).at(-1)).toBe('policy.halted cleared');
+  await world.runner.run();
+  expect(await show(organization, id)).toMatchObject({ state: 'running' });
+});
+
+test('new denials above the threshold halt it', async () => {
+  const { organization, set, signed } = await fleet(2);
+  const { id } = await start(organization, set.id, {
+    halt: { newDenials: 10 },
+    stages: [{ vaults: all, watchSeconds: 3_600 }],
+  });
+  await converge(organization, signed);
+  const deny = async (newlyDenied: number) => {
+    await world.database.withTenant(organization, async (transaction) => {
+      const agent = await transaction.agentPolicy.findFirstOrThrow();
+      await enqueue(transaction, organization.organizationId, 'policy.reported', {
+        vaultId: agent.vaultId,
+        agentId: agent.agentId,
+        policyDecisions: {
+          ...{ number: signed.number, digest: signed.digest },
+          allowed: 100,
+          denied: newlyDenied,
+          newlyAllowed: 0,
+          newlyDenied,
+          errors: 0,
+        },
+      });
+    });
+    await world.reports.take();
+    await world.runner.run();
+    return (await show(organization, id)).state;
+  };
+  expect(await deny(9)).toBe('running');
+  expect(await deny(1)).toBe('halted');
+});
+
+test('paused it goes no further, a stage may wait for somebody, and stopped it stays where it is', async () => {
+  const { organization, vaults, set, signed } = await fleet(4);
+  const { id } = await start(organization, set.id, {
+    stages: [
+      { vaults: percent(25), watchSeconds: 0, afterwards: 'wait' },
+      { vaults: percent(50), watchSeconds: 0 },
+      { vaults: all, watchSeconds: 0 },
+    ],
+  });
+  await act('pause', organization, id);
+  await converge(organization, signed);
+  expect(await world.runner.run()).toBe(0);
+  await act('resume', organization, id);
+  await world.runner.run();
+  expect(await show(organization, id)).toMatchObject({ state: 'paused', stage: 0 });
+  await act('resume', organization, id);
+  expect(await show(organization, id)).toMatchObject({ state: 'running', stage: 1 });
+  expect(await assigned(vaults)).toHaveLength(2);
+  await act('stop', organization, id);
+  await converge(organization, signed);
+  expect(await world.runner.run()).toBe(0);
+  expect(await assigned(vaults)).toHaveLength(2);
+  await expect(act('resume', organization, id)).rejects.toMatchObject({ code: 'unprocessable' });
+});
+
+test('rolled back, vaults get what they held before, signed under a new number', async () => {
+  const { organization, vaults, set, signed: first } = await fleet(3);
+  for (const vault of vaults.slice(0, 2)) await world.assign(vault, first.number);
+  const strict = await world.published(organization, denyAll);
+  await world.sets.update(
+    organization.ctx,
+    given({ params: { id: set.id }, body: { policyIds: [strict] } }),
+  );
+  const second = await world.sign(organization, set.id);
+  const { id } = await start(organization, set.id);
+  expect(await assigned(vaults)).toEqual([second.number, second.number, second.number]);
+  const back = await act('rollback', organization, id);
+  expect(back).toMatchObject({ state: 'rolled_back', reason: expect.stringContaining('1 vaults') });
+  const third = second.number + 1;
+  expect((await assigned(vaults)).sort()).toEqual([second.number, third, third]);
+  const contents = await world.database.withTenant(organization, (transaction) =>
+    transaction.policySetVersion.findMany({
+      where: { number: { in: [first.number, third] } },
+      select: { content: true, predecessorDigest: true },
+      orderBy: { number: 'asc' },
+    }),
+  );
+  const [before, after] = contents.map(({ content }) =>
+    JSON.parse(Buffer.from(content).toString('utf8')),
+  );
+  expect(after.set).toEqual(before.set);
+  expect(contents[1]?.predecessorDigest).toBe(second.digest);
+});
+
+test('every step is in the audit', async () => {
+  const { organization, set } = await fleet(1);
+  const { id } = await start(organization, set.id);
+  await act('pause', organization, id);
+  await act('resume', organization, id);
+  await act('stop', organization, id);
+  const rows = await world.database.withTenant(organization, (transaction) =>
+    transaction.auditEvent.findMany({
+      where: { targetKind: 'rollout' },
+      orderBy: { id: 'asc' },
+      select: { action: true },
+    }),
+  );
+  expect(rows.map(({ action }) => action)).toEqual([
+    'rollouts.create',
+    'rollouts.pause',
+    'rollouts.resume',
+    'rollouts.stop',
+  ]);
+});
