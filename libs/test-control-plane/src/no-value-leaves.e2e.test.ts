@@ -170,10 +170,9 @@ test('the same searches find what is planted there', async () => {
     ]);
     const inDatabase = new CanarySearch([control]);
     await searchTable(inDatabase, database, 'control');
-    expect(inDatabase.findings.map(({ encoding }) => encoding).sort()).toEqual([
-      'UTF-16, little-endian',
-      'plain',
-    ]);
+    expect(inDatabase.findings.map(({ encoding }) => encoding)).toEqual(
+      expect.arrayContaining(['UTF-16, little-endian', 'plain']),
+    );
   } finally {
     await database.query('rollback');
     await database.end();
