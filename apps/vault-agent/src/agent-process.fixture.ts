@@ -76,6 +76,14 @@ export class TestAgent {
     return agent;
   }
 
+  /** For a vault.yaml that is there, with the key that `init` makes, if it makes one. */
+  static async initialize(folder: string): Promise<TestAgent> {
+    const file = join(folder, 'vault.yaml');
+    const { code, output, errors } = await command(['init', '--config', file, '--json']);
+    if (code !== 0) throw new Error(errors);
+    return new TestAgent(folder, (JSON.parse(output) as { key: string | null }).key ?? '');
+  }
+
   static async start(change?: (yaml: string) => string): Promise<TestAgent> {
     const agent = await TestAgent.make(change);
     await agent.run();
@@ -192,8 +200,8 @@ export class TestAgent {
   }
 
   /** What the audit holds, an entry a line. */
-  audit(): Record<string, unknown>[] {
-    return readFileSync(join(this.folder, 'audit.log'), 'utf8')
+  audit(file = 'audit.log'): Record<string, unknown>[] {
+    return readFileSync(join(this.folder, file), 'utf8')
       .trim()
       .split('\n')
       .map((line) => JSON.parse(line) as Record<string, unknown>);

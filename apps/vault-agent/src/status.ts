@@ -1,5 +1,8 @@
 /** How the agent on this machine is doing, asked over its own HTTP. */
-import { loadConfiguration } from './configuration.ts';
+import { readFileSync } from 'node:fs';
+import { request as requestPlain } from 'node:http';
+import { request as requestTls } from 'node:https';
+import { type LoadedConfiguration, loadConfiguration } from './configuration.ts';
 
 export interface AgentStatus {
   running: boolean;
@@ -9,12 +12,12 @@ export interface AgentStatus {
 
 /** @throws ConfigurationError */
 export async function readStatus(config: string): Promise<AgentStatus> {
-  const { configuration } = loadConfiguration(config);
-  const { host, port } = configuration.server;
-  const address = `http://${host.includes(':') ? `[${host}]` : host}:${port}`;
+  const loaded = loadConfiguration(config);
+  const { host, port, tls } = loaded.configuration.server;
+  const scheme = tls.enabled ? 'https' : 'http';
+  const address = `${scheme}://${host.includes(':') ? `[${host}]` : host}:${port}`;
   try {
-    const response = await fetch(`${address}/healthz`, { signal: AbortSignal.timeout(3_000) });
-    const facts = (await response.json()) as Health;
+    const facts = JSON.parse(await ask(address, loaded)) as Health;
     const { controlPlane, queue } = facts;
     return {
       running: true,
@@ -36,6 +39,33 @@ export async function readStatus(config: string): Promise<AgentStatus> {
       text: `not running: nothing answers at ${address} (${reason})`,
     };
   }
+}
+
+/** Over TLS only the agent that has our own certificate is believed, whatever name it is called by. */
+function ask(address: string, { configuration, locate }: LoadedConfiguration): Promise<string> {
+  const { tls } = configuration.server;
+  const certificate = tls.enabled ? readFileSync(locate(tls.cert_file ?? '')) : undefined;
+  const options = {
+    timeout: 3_000,
+    ...(certificate === undefined
+      ? {}
+      : { ca: certificate, allowPartialTrustChain: true, checkServerIdentity: () => undefined }),
+  };
+  return new Promise((resolve, reject) => {
+    const send = certificate === undefined ? requestPlain : requestTls;
+    const sent = send(`${address}/healthz`, options, (response) => {
+      let text = '';
+      response.setEncoding('utf8');
+      response.on('data', (chunk: string) => {
+        text += chunk;
+      });
+      response.on('end', () => resolve(text));
+      response.on('error', reject);
+    });
+    sent.on('timeout', () => sent.destroy(new Error('no answer within three seconds')));
+    sent.on('error', reject);
+    sent.end();
+  });
 }
 
 interface Health extends Record<string, unknown> {
