@@ -32,6 +32,7 @@ import { RolloutRunner } from './rollouts/rollout-runner.ts';
 import { Rollouts } from './rollouts/rollouts.ts';
 import { CommandSigner } from './signing/command-signer.ts';
 import { OrganizationSigners } from './signing/organization-signers.ts';
+import { Simulations } from './simulation/simulations.ts';
 
 export const permitAll = 'permit(principal, action, resource);';
 export const denyAll = 'forbid(principal, action, resource);';
@@ -60,6 +61,7 @@ export class PolicyWorld {
   readonly agentPolicies: AgentPolicies;
   readonly rollouts: Rollouts;
   readonly runner: RolloutRunner;
+  readonly simulations: Simulations;
   readonly signers: OrganizationSigners;
   readonly work: TenantWork;
   readonly listing: Listing;
@@ -84,6 +86,7 @@ export class PolicyWorld {
     this.assignments = new Assignments(this.work, this.bus);
     this.deliveries = new Deliveries(this.database, new CommandSigner(this.bus), this.bus);
     this.reports = new AgentReports(this.database, this.bus);
+    this.simulations = new Simulations(this.work);
     this.agentPolicies = new AgentPolicies(this.work);
     this.rollouts = new Rollouts(this.work, this.listing, this.signers, this.bus);
     this.runner = new RolloutRunner(this.database, this.bus);

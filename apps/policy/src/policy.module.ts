@@ -20,6 +20,7 @@ import { RolloutsBus } from './rollouts/rollouts.nats.ts';
 import { Rollouts } from './rollouts/rollouts.ts';
 import { CommandSigner } from './signing/command-signer.ts';
 import { OrganizationSigners } from './signing/organization-signers.ts';
+import { Simulations } from './simulation/simulations.ts';
 
 @Module({})
 export class PolicyModule {
@@ -48,6 +49,7 @@ export class PolicyModule {
         PolicySets,
         RolloutRunner,
         Rollouts,
+        Simulations,
       ],
     };
   }

@@ -3,6 +3,7 @@ import type { Input } from '@keystead/contracts/operation';
 import * as contract from '@keystead/contracts/policy';
 import { Answers, Caller, Given } from '@keystead/messaging/bus-handlers';
 import { Controller, Inject } from '@nestjs/common';
+import { Simulations } from '../simulation/simulations.ts';
 import { Policies } from './policies.ts';
 import { PolicyFiles } from './policy-files.ts';
 import { policyTemplates } from './policy-templates.ts';
@@ -12,6 +13,7 @@ export class PoliciesBus {
   constructor(
     @Inject(Policies) private readonly policies: Policies,
     @Inject(PolicyFiles) private readonly files: PolicyFiles,
+    @Inject(Simulations) private readonly simulations: Simulations,
   ) {}
 
   @Answers(contract.listPolicies)
@@ -103,5 +105,20 @@ export class PoliciesBus {
   @Answers(contract.applyPolicies)
   applyFiles(@Caller() ctx: TenantCtx, @Given() input: Input<typeof contract.applyPolicies>) {
     return this.files.apply(ctx, input);
+  }
+
+  @Answers(contract.explainPolicies)
+  explain(@Caller() ctx: TenantCtx, @Given() input: Input<typeof contract.explainPolicies>) {
+    return this.simulations.explain(ctx, input);
+  }
+
+  @Answers(contract.simulatePolicies)
+  simulate(@Caller() ctx: TenantCtx, @Given() input: Input<typeof contract.simulatePolicies>) {
+    return this.simulations.simulate(ctx, input);
+  }
+
+  @Answers(contract.policySetConflicts)
+  conflicts(@Caller() ctx: TenantCtx, @Given() input: Input<typeof contract.policySetConflicts>) {
+    return this.simulations.conflicts(ctx, input);
   }
 }
