@@ -5,8 +5,8 @@ import type { Problem } from './problems.ts';
 import { validate } from './validate.ts';
 
 const isProof = process.env.KEYSTEAD_PROVE === 'full';
-const documents = isProof ? 9_000 : 2_000;
-const cedarTexts = isProof ? 1_500 : 150;
+const documents = isProof ? 9_000 : 700;
+const cedarTexts = isProof ? 1_500 : 112;
 
 const scope = 'permit(principal, action == Action::"secret.read", resource)';
 const when = (condition: string) => `${scope} when { ${condition} };`;
