@@ -127,6 +127,27 @@ test('the provider is asked at the start and for a rotation, never for a reading
   await vault.close();
 });
 
+test('a new master that the provider does not give out stops no reading', async () => {
+  const place = sqlitePlace();
+  const provider = new FailingProvider(await openFileKey({ path: place.keyFile, create: true }));
+  const vault = await Vault.open({ sql: place.sql, provider });
+  await vault.namespaces.create(caller, { ...plainNamespace, name: 'app' });
+  await vault.secrets.create(caller, 'app', { ...plainSecret, name: 'key', value: 'v' });
+  expect(await read(vault)).toBe('v');
+  provider.isAway = true;
+  const other = await openTestVault(place);
+  await other.keys.rotateMaster();
+  await closeVault(other);
+  await vault.directory.look();
+  expect(vault.directory.isTrusted).toBe(true);
+  vault.cache.clear();
+  expect(await read(vault)).toBe('v');
+  provider.isAway = false;
+  await vault.directory.look();
+  expect((await vault.keys.describe()).masterVersion).toBe(2);
+  await vault.close();
+});
+
 test('the master key moves to another provider, and the old one opens nothing any more', async () => {
   const place = sqlitePlace();
   const vault = await filled(place);

@@ -6,6 +6,7 @@ import {
   type TestSqlDatabase,
 } from '@keystead/test-control-plane/sql-database';
 import fc from 'fast-check';
+import { DefaultQueryExecutor } from 'kysely';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { Namespaces } from '../namespaces/namespaces.ts';
 import { recount } from './recount.fixture.ts';
@@ -156,6 +157,31 @@ describe.each(sqlKinds)('on %s', (kind) => {
     await seenWithin(() => read(other, 'key'), 'not_found');
     const value = await other.secrets.readValue(caller, moved, 'key');
     expect(value.value).toBe('third');
+  });
+
+  test('a value that was being read while another agent changed it is not kept', async () => {
+    // On SQLite reading is one moment, in which nothing changes.
+    if (kind === 'sqlite') return;
+    await create(one, 'key', 'before');
+    await one.directory.look();
+    const { executeQuery } = DefaultQueryExecutor.prototype;
+    let isCaught = false;
+    DefaultQueryExecutor.prototype.executeQuery = async function (compiled) {
+      const result = await executeQuery.call(this, compiled);
+      if (!isCaught && /^select.*sealed/.test(compiled.sql)) {
+        isCaught = true;
+        await other.secrets.update(caller, namespace, 'key', { value: 'after' });
+        await one.directory.look();
+      }
+      return result as never;
+    };
+    try {
+      expect(await read(one, 'key')).toBe('before');
+    } finally {
+      DefaultQueryExecutor.prototype.executeQuery = executeQuery;
+    }
+    expect(isCaught).toBe(true);
+    expect(await read(one, 'key')).toBe('after');
   });
 
   test('while the master key is replaced everybody reads and writes on, and all meet the new one', async () => {
