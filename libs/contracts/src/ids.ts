@@ -32,6 +32,8 @@ export const idPrefixes = {
   namespace: 'ns',
   secret: 'sec',
   rotation: 'rot',
+  approval: 'apr',
+  override: 'ovr',
   backup: 'bkp',
   backupRun: 'bkr',
 } as const;

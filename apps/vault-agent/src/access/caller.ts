@@ -47,6 +47,8 @@ export interface Decision {
   decidedBy: readonly string[];
   /** What a policy asks for besides. */
   obligations: readonly Obligation[];
+  /** What explains it, for the audit. */
+  context?: Readonly<Record<string, string | number | boolean>>;
 }
 
 /** What is to be done with an answer that a policy permits, e.g. `mask` with its parameters. */

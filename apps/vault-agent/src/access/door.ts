@@ -14,8 +14,10 @@ export interface PolicyVerdict {
   /** Policies that decided, for the audit. */
   decidedBy: readonly string[];
   obligations: readonly Obligation[];
-  /** What explains a denial in the audit; never told to the caller. */
+  /** What explains the verdict in the audit; never told to the caller. */
   context?: Readonly<Record<string, string | number | boolean>>;
+  /** What the caller is told of a denial, where it is more than that. */
+  refusal?: ServiceError;
 }
 
 /** A second opinion, asked only about what roles permit. */
@@ -146,8 +148,9 @@ export class Door {
             resource,
             decidedBy: [role, ...given.decidedBy],
             obligations: given.obligations,
+            ...(given.context === undefined ? {} : { context: given.context }),
           }
-        : this.#deny(caller, errand, given.decidedBy, given.context);
+        : this.#deny(caller, errand, given.decidedBy, given.context, given.refusal);
     return verdict instanceof Promise ? verdict.then(weigh) : weigh(verdict);
   }
 
@@ -156,19 +159,22 @@ export class Door {
     errand: Errand,
     decidedBy: readonly string[],
     context: AuditFact['context'],
+    refusal?: ServiceError,
   ): Promise<never> {
-    const denied = new ServiceError('permission_denied', {
-      detail: `this identity may not ${errand.action} here`,
-    });
+    const denied =
+      refusal ??
+      new ServiceError('permission_denied', {
+        detail: `this identity may not ${errand.action} here`,
+      });
     await this.#trail.record({
       ...factOf(caller, errand),
       phase: 'outcome',
-      result: 'denied',
-      code: 'permission_denied',
+      result: resultOf(denied),
+      code: denied.code,
       decidedBy,
       context,
     });
-    this.#settle(errand, 'denied', this.#monotonicMs());
+    this.#settle(errand, resultOf(denied), this.#monotonicMs());
     throw denied;
   }
 
@@ -192,6 +198,7 @@ export class Door {
       result,
       code: error === undefined ? undefined : codeOf(error),
       decidedBy: phase === 'started' || errand.effect === 'read' ? decision.decidedBy : undefined,
+      context: phase === 'started' || errand.effect === 'read' ? decision.context : undefined,
     });
   }
 

@@ -4,6 +4,7 @@ import { auditOperations } from './audit.ts';
 import { keyOperations } from './keys.ts';
 import { namespaceOperations } from './namespaces.ts';
 import type { AgentOperation } from './operation.ts';
+import { policyOperations } from './policies.ts';
 import { rotationOperations } from './rotation.ts';
 import { secretOperations } from './secrets.ts';
 
@@ -14,6 +15,7 @@ export const agentOperations: readonly AgentOperation[] = [
   ...keyOperations,
   ...auditOperations,
   ...accessOperations,
+  ...policyOperations,
 ];
 
 const ids = new Set(agentOperations.map(({ id }) => id));

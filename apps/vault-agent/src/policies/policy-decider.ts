@@ -1,0 +1,359 @@
+/**
+ * The second opinion at the door. Roles have permitted already; the policy set that is held may only
+ * narrow that. In this order: an override of the owner's lets policies be; a set that is stale by its
+ * own contract restricts or denies; the set decides; what it asks for besides is carried out.
+ *
+ * Fails closed: whatever goes wrong in here is a denial.
+ */
+import type { AgentAction } from '@keystead/contracts/agent-api/actions';
+import { ServiceError } from '@keystead/contracts/errors';
+import type { CompiledSet } from '@keystead/policy-engine/compile';
+import { type Decision, decide } from '@keystead/policy-engine/decide';
+import type { AccessRequest } from '@keystead/policy-engine/facts';
+import type { Obligation } from '@keystead/policy-engine/obligations';
+import type { TrustedClock } from '@keystead/policy-engine/trusted-clock';
+import type { Logger } from 'pino';
+import type { Caller, ResourceReference } from '../access/caller.ts';
+import type { PolicyDecider as Decider, PolicyVerdict } from '../access/door.ts';
+import { identityText } from '../namespaces/namespace-change.ts';
+import type { Approvals } from './approvals.ts';
+import type { HeldPolicies } from './held-policies.ts';
+import type { Overrides } from './overrides.ts';
+import { policyLimits } from './policy-limits.ts';
+import {
+  namesOnly,
+  needsFacts,
+  type ResourceFacts,
+  type ResourceFactsReader,
+} from './resource-facts.ts';
+import { Throttles } from './throttles.ts';
+
+export interface PolicyDeciderOptions {
+  held: Pick<HeldPolicies, 'active' | 'previous' | 'staleness'>;
+  facts: Pick<ResourceFactsReader, 'read'>;
+  approvals: Pick<Approvals, 'require'>;
+  overrides: Pick<Overrides, 'active'>;
+  clock: Pick<TrustedClock, 'read'>;
+  vault: { id: string; name: string; tags?: readonly string[] };
+  /** The agent's own time zone, for policies that name none. */
+  zone: string;
+  /** People are to be told: the control plane, by a keyed hash of the identity. */
+  alert: (identity: { kind: string; id: string }) => void;
+  log: Pick<Logger, 'info' | 'warn'>;
+  monotonicMs?: () => number;
+}
+
+/** Decisions under one set, and what the set before it would have said. */
+export interface DecisionCounts {
+  number: number;
+  digest: string;
+  allowed: number;
+  denied: number;
+  newlyAllowed: number;
+  newlyDenied: number;
+  errors: number;
+}
+
+/** What may always be asked, also under a set that denies everything while it is stale. */
+const neverStale: ReadonlySet<AgentAction> = new Set<AgentAction>([
+  'health.read',
+  'caller.read',
+  'policy.read',
+  'override.activate',
+]);
+const reading = /\.(?:read|read-value|list|list-versions|statistics|verify)$/;
+
+export class PolicyDecider implements Decider {
+  readonly #options: PolicyDeciderOptions;
+  readonly #throttles: Throttles;
+  #counts: DecisionCounts | undefined;
+  readonly totals = { allowed: 0, denied: 0, errors: 0 };
+
+  constructor(options: PolicyDeciderOptions) {
+    this.#options = options;
+    this.#throttles = new Throttles(policyLimits.throttlesKept, options.monotonicMs);
+  }
+
+  /** What was counted since it was last taken. */
+  takeCounts(): DecisionCounts | undefined {
+    const counts = this.#counts;
+    this.#counts = undefined;
+    return counts;
+  }
+
+  decide(
+    caller: Caller,
+    action: AgentAction,
+    resource: ResourceReference,
+  ): PolicyVerdict | Promise<PolicyVerdict> {
+    try {
+      const verdict = this.#decide(caller, action, resource);
+      return verdict instanceof Promise ? verdict.catch((error) => this.#fail(error)) : verdict;
+    } catch (error) {
+      return this.#fail(error);
+    }
+  }
+
+  /** Who cannot decide denies; the audit and the caller hear why. */
+  #fail(error: unknown): PolicyVerdict {
+    const refusal =
+      error instanceof ServiceError
+        ? error
+        : new ServiceError('unavailable', {
+            detail: 'The policies could not be asked',
+            internal: String(error),
+            cause: error,
+          });
+    this.totals.errors += 1;
+    this.#options.log.warn({ err: error }, 'the policies could not be asked');
+    return { ...deny([], { reason: 'not_decided', code: refusal.code }), refusal };
+  }
+
+  #decide(
+    caller: Caller,
+    action: AgentAction,
+    resource: ResourceReference,
+  ): PolicyVerdict | Promise<PolicyVerdict> {
+    const { held, overrides, facts } = this.#options;
+    const override = overrides.active;
+    if (override !== undefined) {
+      return permit(['emergency-override'], { override: override.id });
+    }
+    const set = held.active;
+    if (set === undefined) return permit([]);
+    const stale = held.staleness;
+    if (
+      (stale === 'deny' && !neverStale.has(action)) ||
+      (stale === 'restrict' && !neverStale.has(action) && !reading.test(action))
+    ) {
+      this.#count(set, false, false, undefined);
+      return deny([], { reason: 'stale', contract: stale, policySet: set.number });
+    }
+    const isKnown = !needsFacts(set.compiled);
+    const known = isKnown ? namesOnly(resource) : facts.read(resource);
+    return known instanceof Promise
+      ? known.then((given) => this.#weigh(caller, action, resource, given))
+      : this.#weigh(caller, action, resource, known);
+  }
+
+  #weigh(
+    caller: Caller,
+    action: AgentAction,
+    resource: ResourceReference,
+    facts: ResourceFacts,
+  ): PolicyVerdict | Promise<PolicyVerdict> {
+    const { held, log } = this.#options;
+    // Read again: the set may have changed while the facts were read.
+    const set = held.active;
+    if (set === undefined) return permit([]);
+    const request = this.#requestOf(caller, action, facts);
+    const decision = decide(set.compiled, request);
+    const isAllowed = decision.decision === 'allow';
+    this.#count(set, isAllowed, decision.errors.length > 0, request);
+    if (decision.errors.length > 0) {
+      log.warn({ action, errors: decision.errors.slice(0, 5) }, 'a policy could not be evaluated');
+    }
+    const told = this.#tell(caller, action, resource, decision.obligations);
+    if (!isAllowed) {
+      return deny(decision.policyIds, { ...contextOf(decision, request, set.number), ...told });
+    }
+    const throttled = this.#throttle(caller, resource, decision.obligations);
+    if (throttled !== undefined) {
+      return {
+        ...deny(throttled.policies, { reason: 'throttled', policySet: set.number, ...told }),
+        refusal: new ServiceError('rate_limited', {
+          detail: 'A policy allows this less often',
+          retryAfterSeconds: throttled.retryAfterSeconds,
+        }),
+      };
+    }
+    const requirements = decision.obligations.filter((each) => each.kind === 'require_approval');
+    if (requirements.length === 0) return permit(decision.policyIds, told);
+    return this.#approve(caller, action, resource, decision, requirements, told);
+  }
+
+  async #approve(
+    caller: Caller,
+    action: AgentAction,
+    resource: ResourceReference,
+    decision: Decision,
+    requirements: Extract<Obligation, { kind: 'require_approval' }>[],
+    told: Context,
+  ): Promise<PolicyVerdict> {
+    const permission = await this.#options.approvals.require(
+      caller,
+      action,
+      resource,
+      requirements.map(({ policyId, approvers, count, expiresAfterSeconds }) => ({
+        policyId,
+        approvers,
+        count,
+        expiresAfterSeconds,
+      })),
+    );
+    const { id, outcome } = permission;
+    if (outcome === 'granted') return permit(decision.policyIds, { ...told, approval: id });
+    const until = new Date(permission.expiresAtMs).toISOString();
+    const wanted = requirements
+      .map(({ approvers, count }) => `${count} of ${approvers.join(', ')}`)
+      .join(' and ');
+    return {
+      ...deny(decision.policyIds, { reason: `approval_${outcome}`, approval: id, ...told }),
+      refusal: new ServiceError('permission_denied', {
+        detail:
+          outcome === 'denied'
+            ? `The approval ${id} was denied; it can be asked for again after ${until}`
+            : `This needs the approval of ${wanted}: ${id} waits until ${until}. Repeat the request when it is approved`,
+      }),
+    };
+  }
+
+  #requestOf(caller: Caller, action: AgentAction, facts: ResourceFacts): AccessRequest {
+    const { vault, zone, clock } = this.#options;
+    const { atMs, trusted } = clock.read();
+    const { identity } = caller;
+    return {
+      principal: {
+        kind: identity.kind,
+        id: identity.id,
+        name: identity.name,
+        roles: identity.roles,
+      },
+      action,
+      resource: {
+        vault,
+        ...(facts.namespace === undefined ? {} : { namespace: facts.namespace }),
+        ...(facts.secret === undefined ? {} : { secret: facts.secret }),
+      },
+      context: {
+        atMs: Math.round(atMs),
+        zone,
+        clockTrusted: trusted,
+        address: caller.address,
+        authentication: {
+          method: identity.kind,
+          ageSeconds: Math.max(0, Math.floor((atMs - caller.authenticatedAtMs) / 1_000)),
+        },
+        tls: { used: caller.tls, clientCertificate: identity.kind === 'certificate' },
+        headers: caller.headers,
+        useCount: facts.useCount,
+      },
+    };
+  }
+
+  /** What tells somebody, for a denial too. The audit's entry says that it was done. */
+  #tell(
+    caller: Caller,
+    action: AgentAction,
+    { namespace, secret }: ResourceReference,
+    obligations: readonly Obligation[],
+  ): Context {
+    const { alert, log } = this.#options;
+    const context: Context = {};
+    for (const obligation of obligations) {
+      const { kind, policyId } = obligation;
+      if (kind === 'throttle' || kind === 'require_approval') continue;
+      const facts = {
+        policy: policyId,
+        identity: identityText(caller.identity),
+        action,
+        namespace,
+        secret,
+      };
+      const text = obligation.message === '' ? 'a policy asks to note this' : obligation.message;
+      if (kind === 'log') {
+        log.info(facts, text);
+        context.log = obligation.message;
+        continue;
+      }
+      const about = kind === 'alert' ? obligation.severity : obligation.targets.join(', ');
+      log.warn({ ...facts, [kind]: about }, text);
+      context[kind] = about;
+      alert(caller.identity);
+    }
+    return context;
+  }
+
+  #throttle(
+    caller: Caller,
+    { namespace = '', secret = '' }: ResourceReference,
+    obligations: readonly Obligation[],
+  ): { retryAfterSeconds: number; policies: string[] } | undefined {
+    const late: { retryAfterSeconds: number; policy: string }[] = [];
+    for (const each of obligations) {
+      if (each.kind !== 'throttle') continue;
+      const counted = {
+        identity: identityText(caller.identity),
+        address: caller.address,
+        secret: `${namespace}/${secret}`,
+      }[each.by];
+      const key = JSON.stringify([each.policyId, each.by, counted]);
+      const retryAfterSeconds = this.#throttles.take(key, each.limit, each.windowSeconds);
+      if (retryAfterSeconds !== undefined) late.push({ retryAfterSeconds, policy: each.policyId });
+    }
+    if (late.length === 0) return undefined;
+    return {
+      retryAfterSeconds: Math.max(...late.map((each) => each.retryAfterSeconds)),
+      policies: late.map(({ policy }) => policy),
+    };
+  }
+
+  #count(
+    set: { number: number; digest: string },
+    isAllowed: boolean,
+    hasFailed: boolean,
+    request: AccessRequest | undefined,
+  ): void {
+    this.totals[isAllowed ? 'allowed' : 'denied'] += 1;
+    if (hasFailed) this.totals.errors += 1;
+    if (this.#counts?.number !== set.number || this.#counts.digest !== set.digest) {
+      this.#counts = {
+        number: set.number,
+        digest: set.digest,
+        allowed: 0,
+        denied: 0,
+        newlyAllowed: 0,
+        newlyDenied: 0,
+        errors: 0,
+      };
+    }
+    const counts = this.#counts;
+    counts[isAllowed ? 'allowed' : 'denied'] += 1;
+    if (hasFailed) counts.errors += 1;
+    const before: CompiledSet | undefined = this.#options.held.previous?.compiled;
+    if (before === undefined || request === undefined) return;
+    const wasAllowed = decide(before, request).decision === 'allow';
+    if (wasAllowed === isAllowed) return;
+    counts[isAllowed ? 'newlyAllowed' : 'newlyDenied'] += 1;
+  }
+}
+
+type Context = Record<string, string | number | boolean>;
+
+function permit(decidedBy: readonly string[], context?: Context): PolicyVerdict {
+  return {
+    effect: 'permit',
+    decidedBy,
+    obligations: [],
+    ...(context === undefined || Object.keys(context).length === 0 ? {} : { context }),
+  };
+}
+
+function deny(decidedBy: readonly string[], context: Context): PolicyVerdict {
+  return { effect: 'deny', decidedBy, obligations: [], context };
+}
+
+/** What explains a denial in the audit (R8.4). */
+function contextOf(decision: Decision, request: AccessRequest, policySet: number): Context {
+  const { context } = request;
+  return {
+    reason: decision.reason,
+    policySet,
+    ...(decision.level === undefined ? {} : { level: decision.level }),
+    method: context.authentication.method,
+    authenticationAgeSeconds: context.authentication.ageSeconds,
+    zone: context.zone ?? 'UTC',
+    clockTrusted: context.clockTrusted !== false,
+    tls: context.tls?.used === true,
+  };
+}

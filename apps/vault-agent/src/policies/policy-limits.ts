@@ -1,0 +1,15 @@
+/** Limits of decisions, approvals and overrides in one agent, with their reasons. */
+export const policyLimits = {
+  // What is known of tags and metadata of a resource; as fresh as every other cache of the store.
+  factsTtlMs: 1_000,
+  factsKept: 10_000,
+  throttlesKept: 100_000,
+  // Of one identity; more would be a way to fill the store.
+  approvalsPendingPerIdentity: 20,
+  approvalsPendingMax: 10_000,
+  approvalsKeepDays: 90,
+  commentMaxLength: 500,
+  reasonMaxLength: 500,
+  overrideMaxMinutes: 24 * 60,
+  overridePollMs: 1_000,
+} as const;

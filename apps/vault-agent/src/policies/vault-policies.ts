@@ -1,0 +1,122 @@
+/** Policies in one vault put together: the decider at the door, approvals, overrides, and what is shown. */
+import { TrustedClock } from '@keystead/policy-engine/trusted-clock';
+import type { Logger } from 'pino';
+import { systemCaller } from '../access/caller.ts';
+import type { Door, Trail } from '../access/door.ts';
+import type { AgentHandler } from '../http/handler.ts';
+import type { Vault } from '../store/vault.ts';
+import { Approvals } from './approvals.ts';
+import type { HeldPolicies } from './held-policies.ts';
+import { type Override, Overrides } from './overrides.ts';
+import { policyHandlers } from './policies.http.ts';
+import { PolicyDecider } from './policy-decider.ts';
+import type { PolicyTables } from './policy-tables.ts';
+import { PolicyView } from './policy-view.ts';
+import { ResourceFactsReader } from './resource-facts.ts';
+
+export interface VaultPoliciesOptions {
+  vault: Vault;
+  door: Door;
+  trail: Trail;
+  log: Logger;
+}
+
+export type PolicyNotice =
+  | { kind: 'alert'; identity: { kind: string; id: string } }
+  | { kind: 'override'; override: Override; isActive: boolean };
+
+type Identity = { kind: string; id: string };
+
+export class VaultPolicies {
+  readonly approvals: Approvals;
+  readonly overrides: Overrides;
+  readonly decider: PolicyDecider;
+  readonly clock = new TrustedClock(Date.now, () => performance.now());
+  /** The set that was received; undefined where this agent takes none: roles decide alone. */
+  held: HeldPolicies | undefined;
+  /** What people are to be told. */
+  onNotice: (notice: PolicyNotice) => void = () => undefined;
+  readonly #options: VaultPoliciesOptions;
+  readonly #view: PolicyView;
+
+  constructor(options: VaultPoliciesOptions) {
+    this.#options = options;
+    const { vault, door, log } = options;
+    const store = vault.store.as<PolicyTables>();
+    this.approvals = new Approvals({ store });
+    this.overrides = new Overrides({
+      store,
+      key: vault.keys.derive('policy-override').bytes,
+      onError: (error) => log.warn({ err: error }, 'overrides could not be looked for'),
+    });
+    this.overrides.onChange((override, isActive) => this.#overridden(override, isActive));
+    const parts = this;
+    const held = {
+      get active() {
+        return parts.held?.active;
+      },
+      get previous() {
+        return parts.held?.previous;
+      },
+      get staleness() {
+        return parts.held?.staleness;
+      },
+    };
+    this.decider = new PolicyDecider({
+      held,
+      facts: new ResourceFactsReader(vault.store),
+      approvals: this.approvals,
+      overrides: this.overrides,
+      clock: this.clock,
+      vault: { id: vault.store.vaultId, name: 'vault' },
+      zone: Intl.DateTimeFormat().resolvedOptions().timeZone,
+      alert: (identity: Identity) => this.onNotice({ kind: 'alert', identity }),
+      log,
+    });
+    this.#view = new PolicyView({
+      held,
+      overrides: this.overrides,
+      decider: this.decider,
+      clock: this.clock,
+    });
+    door.decider = this.decider;
+  }
+
+  handlers(): AgentHandler[] {
+    return policyHandlers(this.approvals, this.#view);
+  }
+
+  start(): void {
+    this.overrides.start();
+  }
+
+  async stop(): Promise<void> {
+    await this.overrides.stop();
+  }
+
+  /** Loud: in the log, in the audit of every agent that obeys it, and to whoever is told. */
+  #overridden(override: Override, isActive: boolean): void {
+    const { log, trail } = this.#options;
+    const { id, reason, by, untilMs } = override;
+    const until = new Date(untilMs).toISOString();
+    log.error(
+      { override: id, reason, by, until },
+      isActive ? 'the owner overrides the policies' : 'the override of the policies ended',
+    );
+    this.onNotice({ kind: 'override', override, isActive });
+    const caller = systemCaller('override', id, Date.now());
+    trail
+      .record({
+        requestId: caller.requestId,
+        identity: caller.identity,
+        address: '',
+        action: 'override.activate',
+        operation: isActive ? 'override.begin' : 'override.end',
+        resource: { other: `override:${id}` },
+        phase: 'outcome',
+        result: 'done',
+        context: { reason, by, until },
+      })
+      .catch((error: unknown) => log.error({ err: error }, 'an override could not be audited'));
+  }
+}
