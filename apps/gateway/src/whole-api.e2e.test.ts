@@ -82,6 +82,14 @@ async function populate(api: Api): Promise<KnownIds> {
       interval: 500,
     });
   await shown('/v1/agents?status=online');
+  const policy = await create('/v1/policies', {
+    name: 'policy',
+    source: { format: 'cedar', text: 'permit(principal, action, resource);' },
+  });
+  await api.post(`/v1/policies/${policy}/versions/1/publish`, {});
+  const set = await create('/v1/policy-sets', { name: 'set', policyIds: [policy] });
+  await api.post(`/v1/policy-sets/${set}/versions`, {});
+  await create('/v1/rollouts', { policySetId: set, target: { kind: 'all' } });
   await running.kill();
   await shown('/v1/alerts');
   for (const path of ['/v1/vaults', '/v1/agents', '/v1/outages', '/v1/alerts']) {
