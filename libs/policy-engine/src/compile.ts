@@ -2,6 +2,7 @@
 import { createHash } from 'node:crypto';
 import { agentActions } from '@keystead/contracts/agent-api/actions';
 import { z } from 'zod';
+import { bench } from './cedar.ts';
 import type { Decision } from './decide.ts';
 import { limits } from './limits.ts';
 import { Memory } from './memory.ts';
@@ -227,6 +228,8 @@ export async function compile(input: PolicySetInput | unknown): Promise<Checked<
     });
   }
   if (problems.length > 0) return { ok: false, problems };
+  // The engine is loaded now and not by the first decision.
+  bench.run((cedar) => cedar.getCedarVersion());
   const result = new CompiledSet(canonicalBytes(compiled, set.networks), compiled, set.networks);
   for (const action of agentActions) {
     const unavoidable = result.slices.unbounded(action);
