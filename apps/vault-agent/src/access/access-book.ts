@@ -21,6 +21,8 @@ export interface VerifiedKey {
   expiresAtMs: number;
   /** When the last use was noted, or 0. */
   notedAtMs: number;
+  /** False as soon as something about it may have changed. */
+  isCurrent: boolean;
 }
 
 export type KeyVerdict =
@@ -41,7 +43,12 @@ export class AccessBook {
   readonly #now: () => number;
   readonly #monotonicMs: () => number;
   readonly #onStoreReachable: AccessBookOptions['onStoreReachable'];
-  readonly #keys = new LRUCache<string, VerifiedKey>({ max: accessLimits.verifiedKeysMax });
+  readonly #keys = new LRUCache<string, VerifiedKey>({
+    max: accessLimits.verifiedKeysMax,
+    dispose: (verified) => {
+      verified.isCurrent = false;
+    },
+  });
   readonly #used = new Map<string, number>();
   #roles = new Map<string, NamedRole>();
   #permissions = new WeakMap<CallerIdentity, Permissions>();
@@ -102,11 +109,20 @@ export class AccessBook {
   recall(key: string): VerifiedKey | undefined {
     const verified = this.#keys.get(prefixOf(key));
     if (verified === undefined || !isSameDigest(verified.digest, digestOf(key))) return undefined;
+    return this.stillHolds(verified) ? verified : undefined;
+  }
+
+  /**
+   * Whether what was recalled before holds at this moment.
+   * @throws ServiceError `unavailable` when it is too long ago that the store could be asked
+   */
+  stillHolds(verified: VerifiedKey): boolean {
+    if (!verified.isCurrent) return false;
     this.#checkFresh();
     const nowMs = this.#now();
-    if (verified.expiresAtMs <= nowMs) return undefined;
+    if (verified.expiresAtMs <= nowMs) return false;
     if (nowMs - verified.notedAtMs > accessLimits.lastUsedEveryMs) this.#noteUse(verified, nowMs);
-    return verified;
+    return true;
   }
 
   /** @throws ServiceError `unavailable` */
@@ -234,6 +250,7 @@ function verifiedKeyOf(row: Selectable<AccessTables['api_key']>): VerifiedKey {
     digest: Buffer.from(row.digest),
     expiresAtMs: row.expires_at_ms === null ? Number.POSITIVE_INFINITY : Number(row.expires_at_ms),
     notedAtMs: 0,
+    isCurrent: true,
   };
 }
 

@@ -4,13 +4,12 @@
  * so it neither waits nor makes a timer.
  */
 import { ServiceError } from '@keystead/contracts/errors';
-import { LRUCache } from 'lru-cache';
 
 export interface AllowanceOptions {
   perSecond: number;
   /** Whole seconds of it that may come at once. */
   burstSeconds: number;
-  /** Whoever came last longest ago is forgotten beyond this many. */
+  /** Whoever came first longest ago is forgotten beyond this many. */
   namesMax: number;
   now?: () => number;
 }
@@ -25,13 +24,14 @@ export class Allowance {
   #perMs = 0;
   #most = 0;
   readonly #now: () => number;
-  readonly #buckets: LRUCache<string, Bucket>;
+  readonly #namesMax: number;
+  readonly #buckets = new Map<string, Bucket>();
 
   constructor(options: AllowanceOptions) {
     this.#burstSeconds = options.burstSeconds;
     this.perSecond = options.perSecond;
     this.#now = options.now ?? (() => performance.now());
-    this.#buckets = new LRUCache({ max: options.namesMax });
+    this.#namesMax = options.namesMax;
   }
 
   /** Takes effect with the next request. */
@@ -45,6 +45,12 @@ export class Allowance {
     const nowMs = this.#now();
     const bucket = this.#buckets.get(name);
     if (bucket === undefined) {
+      if (this.#buckets.size >= this.#namesMax) {
+        for (const oldest of this.#buckets.keys()) {
+          this.#buckets.delete(oldest);
+          break;
+        }
+      }
       this.#buckets.set(name, { tokens: this.#most - 1, atMs: nowMs });
       return;
     }

@@ -9,7 +9,7 @@ import type { Socket } from 'node:net';
 import { TLSSocket } from 'node:tls';
 import { ServiceError } from '@keystead/contracts/errors';
 import type { AuditFact } from '../audit/audit-entry.ts';
-import type { AccessBook } from './access-book.ts';
+import type { AccessBook, VerifiedKey } from './access-book.ts';
 import { accessLimits } from './access-limits.ts';
 import type { Allowance } from './allowance.ts';
 import { looksLikeApiKey, prefixOf } from './api-key-text.ts';
@@ -45,6 +45,12 @@ export interface AuthenticatorOptions {
   onLock?: (kind: 'address' | 'key', guesses: number, keyPrefix: string | undefined) => void;
 }
 
+/** What a connection showed last: nearly all show the same again. */
+interface Shown {
+  authorization: string;
+  key: VerifiedKey;
+}
+
 interface SeenCertificate {
   identity: CallerIdentity;
   notBeforeMs: number;
@@ -62,6 +68,7 @@ export class Authenticator {
   readonly #crowd: Allowance;
   readonly #now: () => number;
   readonly #onLock: AuthenticatorOptions['onLock'];
+  readonly #shown = new WeakMap<Socket, Shown>();
   readonly #certificates = new WeakMap<Socket, SeenCertificate | null>();
   #methods: AuthenticationMethods;
 
@@ -84,6 +91,15 @@ export class Authenticator {
   authenticate(knocking: Knocking): Caller | Promise<Caller> {
     const { authorization } = knocking.headers;
     if (authorization === undefined) return this.#byCertificate(knocking);
+    const shown = this.#shown.get(knocking.socket);
+    if (
+      shown !== undefined &&
+      shown.authorization === authorization &&
+      this.#methods.apiKeys &&
+      this.#book.stillHolds(shown.key)
+    ) {
+      return this.#caller(knocking, shown.key.identity);
+    }
     const credential = bearerOf(authorization);
     if (credential === undefined) {
       throw new ServiceError('unauthenticated', {
@@ -93,7 +109,10 @@ export class Authenticator {
     if (looksLikeApiKey(credential)) {
       if (!this.#methods.apiKeys) throw new ServiceError('invalid_credentials');
       const known = this.#book.recall(credential);
-      if (known !== undefined) return this.#caller(knocking, known.identity);
+      if (known !== undefined) {
+        this.#shown.set(knocking.socket, { authorization, key: known });
+        return this.#caller(knocking, known.identity);
+      }
       return this.#verifyKey(knocking, credential);
     }
     for (const issuer of this.#methods.issuers) {

@@ -7,7 +7,7 @@ import type { AgentAction } from '@keystead/contracts/agent-api/actions';
 import { type ErrorCode, ServiceError } from '@keystead/contracts/errors';
 import type { AuditFact, AuditResult } from '../audit/audit-entry.ts';
 import type { AccessBook } from './access-book.ts';
-import type { Caller, Decision, Obligation, ResourceReference } from './caller.ts';
+import type { Caller, CallerIdentity, Decision, Obligation, ResourceReference } from './caller.ts';
 
 export interface PolicyVerdict {
   effect: 'permit' | 'deny';
@@ -28,6 +28,9 @@ export interface PolicyDecider {
     resource: ResourceReference,
   ): PolicyVerdict | Promise<PolicyVerdict>;
 }
+
+/** Why an identity may do nothing at the moment; undefined where it may. */
+export type Lockout = (identity: CallerIdentity) => { reason: string } | undefined;
 
 export interface Trail {
   record(fact: AuditFact): Promise<void>;
@@ -56,6 +59,7 @@ export class Door {
   readonly #trail: Trail;
   readonly #monotonicMs: () => number;
   #decider: PolicyDecider | undefined;
+  #lockout: Lockout | undefined;
   #settled: Settled[] = [];
 
   constructor(book: AccessBook, trail: Trail, monotonicMs: () => number = () => performance.now()) {
@@ -66,6 +70,11 @@ export class Door {
 
   set decider(decider: PolicyDecider | undefined) {
     this.#decider = decider;
+  }
+
+  /** Asked before everything else. */
+  set lockout(lockout: Lockout | undefined) {
+    this.#lockout = lockout;
   }
 
   /** Called for everything that came to an end at this door; must be quick. */
@@ -128,6 +137,10 @@ export class Door {
 
   #decide(caller: Caller, errand: Errand): Decision | Promise<Decision> {
     const { action, resource } = errand;
+    const locked = this.#lockout?.(caller.identity);
+    if (locked !== undefined) {
+      return this.#deny(caller, errand, ['lockout'], { lockedFor: locked.reason });
+    }
     const permissions = this.#book.permissionsOf(caller.identity);
     let role = permissions.permits(action, resource);
     if (role === undefined && errand.narrows === true) {

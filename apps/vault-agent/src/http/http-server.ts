@@ -5,7 +5,6 @@
 import { randomBytes } from 'node:crypto';
 import type { IncomingMessage } from 'node:http';
 import type { Socket } from 'node:net';
-import { setTimeout as delay } from 'node:timers/promises';
 import type { SecureVersion } from 'node:tls';
 import { ServiceError } from '@keystead/contracts/errors';
 import {
@@ -57,7 +56,6 @@ export class HttpServer {
   readonly app: FastifyInstance;
   readonly routes = new RouteTable();
   readonly #log: Logger;
-  #underWay = 0;
 
   constructor({ tls, bodyMaxBytes, log }: HttpServerOptions) {
     this.#log = log;
@@ -126,27 +124,12 @@ export class HttpServer {
     return typeof address === 'object' && address !== null ? address.port : port;
   }
 
-  /** Requests whose answer is not out yet. */
-  get underWay(): number {
-    return this.#underWay;
-  }
-
-  begin(reply: FastifyReply): void {
-    this.#underWay += 1;
-    reply.raw.once('close', this.#ended);
-  }
-
-  readonly #ended = () => {
-    this.#underWay -= 1;
-  };
-
   /** Takes no more, gives the answers that are under way a moment, then cuts every connection. */
   async close(withinMs: number = httpLimits.finishWithinMs): Promise<void> {
     const closing = this.app.close();
-    const deadlineMs = performance.now() + withinMs;
-    while (this.#underWay > 0 && performance.now() < deadlineMs) await delay(20);
-    this.app.server.closeAllConnections();
+    const cut = setTimeout(() => this.app.server.closeAllConnections(), withinMs);
     await closing;
+    clearTimeout(cut);
   }
 
   // JSON is parsed after the caller is known, so that nobody else can make us parse it.

@@ -1,4 +1,6 @@
 /** From a request to the checked input of an operation. What an operation never has is never read. */
+import { apiLimits } from '@keystead/contracts/agent-api/api-limits';
+import { namespaceName, secretName } from '@keystead/contracts/agent-api/fields';
 import type { AgentInput, AgentOperation } from '@keystead/contracts/agent-api/operation';
 import { invalidRequest, ServiceError } from '@keystead/contracts/errors';
 import { readJson, readQuery } from '@keystead/contracts/http/request-text';
@@ -14,12 +16,15 @@ const nothing = Object.freeze({});
 export function inputReader(operation: AgentOperation): ReadInput {
   const { params, query, body } = operation;
   const hasParams = operation.path.includes('{');
+  const isPlain = plainCheck(params);
   const takesQuery = !isEmpty(query);
   const takesBody = operation.streams !== 'in' && !isEmpty(body);
   const takesIfMatch = operation.ifMatch !== 'none';
+  const readParams = (given: unknown) =>
+    isPlain?.(given as Record<string, unknown>) ? given : check(params, 'path', given);
   return (request) => {
     const input: Parts = {
-      params: hasParams ? check(params, 'path', request.params) : nothing,
+      params: hasParams ? readParams(request.params) : nothing,
       query: nothing,
       body: nothing,
       ifMatch: null,
@@ -34,6 +39,39 @@ export function inputReader(operation: AgentOperation): ReadInput {
     }
     return input;
   };
+}
+
+/** What the schemas of names say, in one look; what does not pass is left to them to explain. */
+const plainNames = new Map<unknown, { form: RegExp; most: number }>([
+  [
+    namespaceName,
+    {
+      form: /^[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?$/,
+      most: apiLimits.namespaceNameMaxLength,
+    },
+  ],
+  [
+    secretName,
+    {
+      form: /^(?!\.{1,2}(?:\/|$))[A-Za-z0-9._-]+(?:\/(?!\.{1,2}(?:\/|$))[A-Za-z0-9._-]+)*$/,
+      most: apiLimits.secretNameMaxLength,
+    },
+  ],
+]);
+
+/** For parameters that are names alone: whether they are as they have to be. */
+export function plainCheck(
+  params: z.ZodType,
+): ((given: Record<string, unknown>) => boolean) | undefined {
+  if (!(params instanceof z.ZodObject)) return undefined;
+  const fields = Object.entries(params.shape as Record<string, unknown>);
+  const checks = fields.map(([name, schema]) => ({ name, ...plainNames.get(schema) }));
+  if (!checks.every(({ form }) => form !== undefined)) return undefined;
+  return (given) =>
+    checks.every(({ name, form, most = 0 }) => {
+      const value = given[name];
+      return typeof value === 'string' && value.length <= most && form?.test(value) === true;
+    });
 }
 
 function isEmpty(schema: z.ZodType): boolean {

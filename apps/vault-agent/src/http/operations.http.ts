@@ -2,6 +2,7 @@
  * Every operation of the agent as a route: who calls, how often, is it well-formed, may they, the audit,
  * the work, the answer. No operation has code here.
  */
+import type { AgentAction } from '@keystead/contracts/agent-api/actions';
 import type { AgentInput, AgentOperation } from '@keystead/contracts/agent-api/operation';
 import { ServiceError } from '@keystead/contracts/errors';
 import { readIdempotencyKey } from '@keystead/contracts/http/request-text';
@@ -77,6 +78,7 @@ function serve(
 class OperationRoute {
   readonly #handler: AgentHandler;
   readonly #operation: AgentOperation;
+  readonly #action: AgentAction;
   readonly #parts: OperationsParts;
   readonly #readInput: ReturnType<typeof inputReader>;
   readonly #locationOf: ((output: Record<string, unknown>, path: string) => string) | undefined;
@@ -90,6 +92,9 @@ class OperationRoute {
   ) {
     this.#handler = handler;
     this.#operation = handler.operation;
+    const { action, id } = handler.operation;
+    if (action === 'public') throw new Error(`${id} has to name what the door is asked`);
+    this.#action = action;
     this.#parts = parts;
     this.#readInput = inputReader(handler.operation);
     this.#locationOf = locationOf(handler.operation, operations);
@@ -98,7 +103,6 @@ class OperationRoute {
 
   readonly read = async (request: FastifyRequest, reply: FastifyReply): Promise<void> => {
     const startedMs = performance.now();
-    this.#parts.server.begin(reply);
     try {
       const admitted = this.#admit(request);
       const caller = admitted instanceof Promise ? await admitted : admitted;
@@ -109,7 +113,6 @@ class OperationRoute {
   };
 
   readonly admit = async (request: FastifyRequest, reply: FastifyReply): Promise<void> => {
-    this.#parts.server.begin(reply);
     request.caller = await this.#admit(request);
     this.#checkMediaType(request);
     if (this.#operation.streams === 'in') return;
@@ -144,7 +147,12 @@ class OperationRoute {
         requestBytes(this.#operation, request),
         async () => (await this.#answer(caller, request)) as KeptAnswer,
       );
-      if (isRepeated) reply.header('idempotency-replayed', 'true');
+      if (isRepeated) {
+        // Who may not do it any more is not told either what it answered.
+        const errand = this.#errand(this.#readInput(request));
+        await this.#parts.door.perform(caller, { ...errand, effect: 'read' }, () => undefined);
+        answer.headers['idempotency-replayed'] = 'true';
+      }
       this.#send(request, reply, answer);
     } finally {
       this.#observe(startedMs);
@@ -179,13 +187,12 @@ class OperationRoute {
     if (nowMs - lastMs >= httpLimits.throttledEveryMs) {
       if (this.#throttledAtMs.size >= httpLimits.identitiesCounted) this.#throttledAtMs.clear();
       this.#throttledAtMs.set(identity.id, nowMs);
-      const { action, id } = this.#operation;
       await this.#parts.door.recordRefusal({
         requestId: caller.requestId,
         identity,
         address: caller.address,
-        action: action === 'public' ? 'authenticate' : action,
-        operation: id,
+        action: this.#action,
+        operation: this.#operation.id,
         resource: {},
         phase: 'outcome',
         result: 'throttled',
@@ -195,20 +202,22 @@ class OperationRoute {
     throw error;
   }
 
+  #errand(input: AgentInput<AgentOperation>): Errand {
+    return {
+      action: this.#action,
+      operation: this.#operation.id,
+      resource: this.#handler.resource(input),
+      effect: this.#operation.effect,
+      narrows: this.#operation.narrows,
+      also: this.#handler.also?.(input),
+    };
+  }
+
   async #answer(caller: Caller, request: FastifyRequest): Promise<KeptAnswer | StreamAnswer> {
     const input = this.#readInput(request);
     const asked = this.#openCursor(caller.identity, input);
-    const { operation } = this.#handler;
-    if (operation.action === 'public') throw new ServiceError('internal');
-    const errand: Errand = {
-      action: operation.action,
-      operation: operation.id,
-      resource: this.#handler.resource(input),
-      effect: operation.effect,
-      narrows: operation.narrows,
-      also: this.#handler.also?.(input),
-    };
-    const output = await this.#parts.door.perform(caller, errand, () =>
+    const operation = this.#operation;
+    const output = await this.#parts.door.perform(caller, this.#errand(input), () =>
       this.#handler.run(caller, input, streamsOf(operation, request)),
     );
     if (operation.streams === 'out') return output as StreamAnswer;
@@ -250,24 +259,36 @@ class OperationRoute {
   }
 
   #send(request: FastifyRequest, reply: FastifyReply, answer: KeptAnswer | StreamAnswer): void {
-    reply.headers({
-      'x-request-id': request.id,
-      'x-content-type-options': 'nosniff',
-      'cache-control': 'no-store',
-    });
     if ('content' in answer) {
       reply
         .code(this.#operation.status)
         .headers({
+          'x-request-id': request.id,
+          'x-content-type-options': 'nosniff',
+          'cache-control': 'no-store',
           'content-type': answer.contentType,
           'content-disposition': `attachment; filename="${answer.fileName.replaceAll(/[^A-Za-z0-9._-]/g, '_')}"`,
         })
         .send(answer.content);
       return;
     }
-    reply.code(answer.status).headers(answer.headers);
-    if (answer.status === 204) reply.send();
-    else reply.header('content-type', 'application/json; charset=utf-8').send(answer.body);
+    // Everything is known: it is written as it is, without what Fastify does for answers of any kind.
+    reply.hijack();
+    const { status, headers, body } = answer;
+    const head = [
+      'x-request-id',
+      request.id,
+      'x-content-type-options',
+      'nosniff',
+      'cache-control',
+      'no-store',
+    ];
+    for (const name in headers) head.push(name, headers[name] as string);
+    if (status !== 204) {
+      head.push('content-type', 'application/json; charset=utf-8');
+      head.push('content-length', String(Buffer.byteLength(body)));
+    }
+    reply.raw.writeHead(status, head).end(body);
   }
 }
 
