@@ -8,14 +8,17 @@ import { systemCaller } from './access/caller.ts';
 import { durationMs, type LoadedConfiguration } from './configuration.ts';
 import type { GuardedVault } from './guarded-vault.ts';
 import { newRequestId } from './http/http-server.ts';
+import { type ReadVariable, readSecret } from './key-management.ts';
 import type { LeaseTables } from './leases/lease-tables.ts';
 import { Leases } from './leases/leases.ts';
 import { RotationRunner } from './rotation/rotation-runner.ts';
 import type { RotationSchema } from './rotation/rotation-tables.ts';
+import { RotationWebhook } from './rotation/rotation-webhook.ts';
 import type { Upward } from './upward/upward.ts';
 
 export interface AgentDutiesOptions {
   loaded: LoadedConfiguration;
+  readVariable: ReadVariable;
   guarded: GuardedVault;
   upward: Upward;
   /** Unique among the agents of the store and among the runs of one. */
@@ -26,26 +29,43 @@ export interface AgentDutiesOptions {
 /** How often is looked whether the master key is due, and old rows are removed. */
 const lookEveryMs = 3_600_000;
 const leaseTtlMs = 60_000;
+const tellDecisionsEveryMs = 60_000;
 
 export class AgentDuties {
   readonly #options: AgentDutiesOptions;
   readonly #leases: Leases;
   readonly #runner: RotationRunner;
+  readonly #webhook: RotationWebhook | undefined;
   #timer: NodeJS.Timeout | undefined;
+  #countsTimer: NodeJS.Timeout | undefined;
+  #countedFromMs = Date.now();
   #looking: Promise<void> = Promise.resolve();
 
+  /** @throws ConfigurationError where a secret that is named is not there */
   constructor(options: AgentDutiesOptions) {
     this.#options = options;
-    const { guarded, holder, log, upward } = options;
+    const { guarded, holder, loaded, log, upward } = options;
     const { vault } = guarded;
     this.#leases = new Leases({ store: vault.store.as<LeaseTables>(), holder });
+    const { webhook } = loaded.configuration.rotation;
+    this.#webhook =
+      webhook &&
+      new RotationWebhook({
+        url: webhook.url,
+        secret: webhook.secret && readSecret(webhook.secret, loaded.locate, options.readVariable),
+        events: webhook.events,
+        onError: (error) => log.warn({ err: error }, 'a webhook could not be delivered'),
+      });
     this.#runner = new RotationRunner({
       store: vault.store.as<RotationSchema>(),
       secrets: vault.secrets,
       leases: this.#leases,
       door: guarded.door,
       allowed: () => guarded.rotators,
-      report: upward.rotation,
+      report: (report) => {
+        upward.rotation(report);
+        this.#webhook?.report(report);
+      },
       onError: (error) => log.warn({ err: error }, 'a rotation could not go on'),
       random: () => randomInt(2 ** 31) / 2 ** 31,
     });
@@ -54,6 +74,9 @@ export class AgentDuties {
 
   start(): void {
     this.#runner.start();
+    this.#options.guarded.policies.start();
+    this.#countsTimer = setInterval(() => this.#tellDecisions(), tellDecisionsEveryMs);
+    this.#countsTimer.unref();
     const look = () => {
       this.#looking = this.#look();
     };
@@ -64,13 +87,40 @@ export class AgentDuties {
 
   async stop(): Promise<void> {
     clearInterval(this.#timer);
-    await Promise.all([this.#runner.stop(), this.#looking]);
+    clearInterval(this.#countsTimer);
+    this.#tellDecisions();
+    await Promise.all([
+      this.#runner.stop(),
+      this.#options.guarded.policies.stop(),
+      this.#webhook?.stop(),
+      this.#looking,
+    ]);
+  }
+
+  /** What was decided under the policy set that is held, and what the one before would have said. */
+  #tellDecisions(): void {
+    const counts = this.#options.guarded.policies.decider.takeCounts();
+    const periodStartUnixMs = this.#countedFromMs;
+    this.#countedFromMs = Date.now();
+    // A set that is damaged has no digest to be named by.
+    if (counts === undefined || counts.digest === '') return;
+    const { number, digest, ...numbers } = counts;
+    this.#options.upward.tell({
+      $case: 'policyDecisionCounts',
+      value: {
+        policySet: { version: number, digest },
+        periodStartUnixMs,
+        periodEndUnixMs: this.#countedFromMs,
+        ...numbers,
+      },
+    });
   }
 
   async #look(): Promise<void> {
     const { guarded, log } = this.#options;
     try {
       await guarded.idempotency.sweep();
+      await guarded.policies.approvals.sweep();
       await this.#replaceMasterKeyInTime();
     } catch (error) {
       log.warn({ err: error }, 'what is done each hour was not done');

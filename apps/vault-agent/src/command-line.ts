@@ -8,6 +8,7 @@ import { addAuditCommands } from './audit/audit-commands.ts';
 import { ConfigurationError, loadConfiguration } from './configuration.ts';
 import { EnrollmentRefused, enrollAgent } from './enrollment.ts';
 import { allKeys, createKey, initialize, revokeKey, withVault } from './local-commands.ts';
+import { addOverrideCommand } from './policies/override-command.ts';
 import { readStatus } from './status.ts';
 import { VaultAgent } from './vault-agent.ts';
 import { agentVersion } from './version.ts';
@@ -75,6 +76,9 @@ export function commandLine(): Command {
 
   addApiKeyCommands(program);
   addAuditCommands(program, auditLogsOf);
+  addOverrideCommand(program, (file, work) =>
+    withVault(loadConfiguration(file), readVariable, work),
+  );
 
   program
     .command('run')

@@ -329,6 +329,19 @@ const rotation = z
       .default({}),
     /** Hosts that may be spoken to without TLS, beside this machine. */
     http_hosts: z.array(z.string().min(1).max(253)).max(100).default([]),
+    /** Told of what becomes of rotations, with names in clear. */
+    webhook: z
+      .strictObject({
+        url: z.url().refine(isFetchable, 'must be https, or http on a loopback address'),
+        /** Signs what is sent (Standard Webhooks). */
+        secret: secretSource.optional(),
+        events: z
+          .array(z.enum(['succeeded', 'failed', 'gave-up', 'rolled-back', 'due-soon']))
+          .min(1)
+          .max(5)
+          .default(['gave-up', 'due-soon']),
+      })
+      .optional(),
   })
   .prefault({});
 

@@ -22,6 +22,8 @@ import { keyProviderOf, type ReadVariable, sqlOptionsOf } from './key-management
 import { keyHandlers } from './keys/keys.http.ts';
 import { leaseMigrations } from './leases/lease-tables.ts';
 import { namespaceHandlers } from './namespaces/namespaces.http.ts';
+import { policyMigrations } from './policies/policy-tables.ts';
+import { VaultPolicies } from './policies/vault-policies.ts';
 import { rotationHandlers } from './rotation/rotation.http.ts';
 import { rotationMigrations } from './rotation/rotation-tables.ts';
 import { Rotations } from './rotation/rotations.ts';
@@ -36,6 +38,7 @@ const migrations: readonly Migration[] = [
   ...idempotencyMigrations,
   ...leaseMigrations,
   ...rotationMigrations,
+  ...policyMigrations,
 ];
 
 export interface GuardedVaultOptions {
@@ -56,6 +59,7 @@ export class GuardedVault {
   readonly roles: Roles;
   readonly idempotency: Idempotency;
   readonly rotations: Rotations;
+  readonly policies: VaultPolicies;
   /** What vault.yaml lets rotations start. */
   rotators: RotatorPermissions;
   /** Somebody asked for a rotation: wakes whoever carries them out. */
@@ -89,6 +93,7 @@ export class GuardedVault {
       vault.keys.derive('idempotency'),
       now,
     );
+    this.policies = new VaultPolicies({ vault, door: this.door, trail, log });
     this.rotations = new Rotations({
       store: vault.store,
       directory: vault.directory,
@@ -148,6 +153,7 @@ export class GuardedVault {
       ...keyHandlers(keys),
       ...accessHandlers({ book, apiKeys, roles }),
       ...auditHandlers(this.audit),
+      ...this.policies.handlers(),
     ];
   }
 

@@ -129,8 +129,27 @@ export class VaultAgent implements HealthSource {
     guarded.vault.store.breaker.onChange((isAvailable) =>
       reporting.upward.notice(isAvailable ? 'STORE_AVAILABLE' : 'STORE_UNAVAILABLE'),
     );
+    // Before anything is served: without it roles would decide alone.
+    const policies = controlPlane.enabled
+      ? await HeldPolicies.open({
+          folder: join(dirname(locate(controlPlane.queue_path)), 'policies'),
+          trust: () => policyTrustOf(identities.current),
+          now: Date.now,
+          record: (kind) => {
+            queue.append(kind, Date.now());
+            this.#link?.wake();
+          },
+          log: this.#log,
+        })
+      : undefined;
+    guarded.policies.held = policies;
+    guarded.policies.onNotice = (notice) => {
+      if (notice.kind === 'alert') reporting.upward.notice('POLICY_ALERT', notice);
+      else if (notice.isActive) reporting.upward.notice('EMERGENCY_OVERRIDE');
+    };
     this.#duties = new AgentDuties({
       loaded: this.#loaded,
+      readVariable: this.#readVariable,
       guarded,
       upward: reporting.upward,
       holder: this.bootId,
@@ -160,17 +179,7 @@ export class VaultAgent implements HealthSource {
     );
     this.#tellBoot(queue);
     this.#duties.start();
-    if (!controlPlane.enabled || controlPlane.endpoint === undefined) return;
-    const policies = await HeldPolicies.open({
-      folder: join(dirname(locate(controlPlane.queue_path)), 'policies'),
-      trust: () => policyTrustOf(identities.current),
-      now: Date.now,
-      record: (kind) => {
-        queue.append(kind, Date.now());
-        this.#link?.wake();
-      },
-      log: this.#log,
-    });
+    if (policies === undefined || controlPlane.endpoint === undefined) return;
     this.#link = new ControlLink({
       endpoint: parseEndpoint(controlPlane.endpoint),
       identities,
