@@ -25,6 +25,7 @@ import type { Vault } from '../store/vault.ts';
 import { BackupReader, type BackupSummary, type Section } from './backup-archive.ts';
 import { backupLimits as limits } from './backup-limits.ts';
 import { type AccessLine, accessLine } from './backup-sections.ts';
+import { workPath } from './stored-backups.ts';
 
 export type RestoreChoices = Pick<
   RestoreOrder,
@@ -83,8 +84,7 @@ export async function restore(options: RestoreOptions): Promise<Restored> {
   const reader = await BackupReader.open(options.file);
   requireContents(reader, choices);
   const laid = join(options.folder, `restored-${reader.header.id}`);
-  const unfinished = `${laid}.part`;
-  await rm(unfinished, { recursive: true, force: true });
+  const unfinished = workPath(options.folder, 'restoring');
   try {
     const found = await readAll(reader, identities, choices, unfinished);
     const { summary } = reader;

@@ -61,6 +61,7 @@ export interface BackupRunnerOptions {
   now: () => number;
   /** From 0 to 1, for jitter. */
   random: () => number;
+  leaseTtlMs?: number;
   /** Called between the steps; tests end the process there. */
   onStep?: (step: BackupStep) => void | Promise<void>;
 }
@@ -99,6 +100,10 @@ export class BackupRunner {
     this.#scheduleSinceMs = options.now();
   }
 
+  get #ttlMs(): number {
+    return this.#options.leaseTtlMs ?? limits.leaseTtlMs;
+  }
+
   start(): void {
     this.#loop ??= this.#run();
   }
@@ -120,7 +125,7 @@ export class BackupRunner {
    * @returns false where another agent is the runner and does it
    */
   async runWaiting(): Promise<boolean> {
-    const held = await this.#options.leases.hold(leaseName, limits.leaseTtlMs, async (lease) => {
+    const held = await this.#options.leases.hold(leaseName, this.#ttlMs, async (lease) => {
       await this.#begin(lease);
       for (;;) {
         const row = await this.#options.journal.nextWaiting();
@@ -135,7 +140,7 @@ export class BackupRunner {
     const { leases, onError } = this.#options;
     while (!this.#stopping.signal.aborted) {
       try {
-        await leases.hold(leaseName, limits.leaseTtlMs, async (lease) => {
+        await leases.hold(leaseName, this.#ttlMs, async (lease) => {
           await this.#begin(lease);
           while (!lease.signal.aborted && !this.#stopping.signal.aborted) {
             await this.#turn(lease);
@@ -158,7 +163,7 @@ export class BackupRunner {
     }
     for (const row of await journal.interrupted()) {
       const problem = { code: 'interrupted', text: 'the agent ended meanwhile' };
-      await this.#failed(row, lease, problem, JSON.parse(row.asked), 0);
+      await this.#failed(row, lease, problem, JSON.parse(row.asked), { pauseFactor: 0 });
     }
   }
 
@@ -241,9 +246,15 @@ export class BackupRunner {
       if (error instanceof SomeFailed) {
         const [first] = error.failures.values();
         const left = { ...asked, destinations: [...error.failures.keys()] };
-        await this.#failed(row, lease, problemOf(first), left, now() - startedAtMs, bytes);
+        await this.#failed(row, lease, problemOf(first), left, {
+          durationMs: now() - startedAtMs,
+          bytes,
+        });
       } else {
-        await this.#failed(row, lease, problemOf(error), asked, now() - startedAtMs, bytes);
+        await this.#failed(row, lease, problemOf(error), asked, {
+          durationMs: now() - startedAtMs,
+          bytes,
+        });
       }
     }
   }
@@ -253,17 +264,17 @@ export class BackupRunner {
     lease: Lease,
     problem: { code: string; text: string },
     asked: Asked,
-    durationMs: number,
-    bytes = 0,
+    facts: { durationMs?: number; bytes?: number /** 0: at once. */; pauseFactor?: number },
   ): Promise<void> {
     const { journal, now, random, report } = this.#options;
+    const { durationMs = 0, bytes = 0, pauseFactor = 1 } = facts;
     const pauseMs = retryPauseMs(row.attempt, random());
     await journal.change(
       row.id,
       {
         state: pauseMs === undefined ? 'gave-up' : 'waiting',
         attempt: pauseMs === undefined ? row.attempt : row.attempt + 1,
-        next_attempt_ms: pauseMs === undefined ? null : now() + pauseMs,
+        next_attempt_ms: pauseMs === undefined ? null : now() + pauseMs * pauseFactor,
         ended_at_ms: pauseMs === undefined ? now() : null,
         problem_code: problem.code,
         problem_text: problem.text,

@@ -6,7 +6,7 @@
  * of backups may be its own; one restore at a time on a store.
  */
 import { rmSync } from 'node:fs';
-import { mkdir, mkdtemp } from 'node:fs/promises';
+import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import type {
   Backup,
@@ -43,7 +43,7 @@ import { type RestoreStep, restore, rowsOf } from './backup-restore.ts';
 import { type BackupRunner, backupKeyContext, destinationKind } from './backup-runner.ts';
 import { BackupSections } from './backup-sections.ts';
 import type { BackupDestination } from './destination.ts';
-import { type StoredBackup, StoredBackups } from './stored-backups.ts';
+import { type StoredBackup, StoredBackups, workPath } from './stored-backups.ts';
 
 export interface BackupsOptions {
   vault: Vault;
@@ -60,6 +60,7 @@ export interface BackupsOptions {
   onForced?: (caller: Caller) => void;
   onError?: (error: unknown) => void;
   now: () => number;
+  leaseTtlMs?: number;
   onStep?: (step: RestoreStep) => void | Promise<void>;
 }
 
@@ -200,8 +201,9 @@ export class Backups {
    */
   restore(caller: Caller, id: string, order: RestoreOrder): Promise<BackupRun> {
     const { vault, leases, folder, onForced, onStep } = this.#options;
+    const ttlMs = this.#options.leaseTtlMs ?? limits.leaseTtlMs;
     return this.#begin(caller, 'restore', id, order, async (file, identities) => {
-      const held = await leases.hold(restoreLease, limits.leaseTtlMs, () =>
+      const held = await leases.hold(restoreLease, ttlMs, () =>
         restore({
           vault,
           file,
@@ -236,7 +238,8 @@ export class Backups {
   drill(caller: Caller, id: string, choice: Choice): Promise<BackupRun> {
     return this.#begin(caller, 'drill', id, choice, async (file, identities, signal) => {
       const { folder } = this.#options;
-      const scratch = await mkdtemp(join(folder, 'drill-'));
+      const scratch = workPath(folder, 'drill');
+      await mkdir(scratch, { mode: 0o700 });
       using key = generateKey();
       const provider = openEnvironmentKey({ name: 'drill', value: key.bytes.toString('hex') });
       let vault: Vault | undefined;

@@ -21,7 +21,21 @@ export interface StoredBackup {
   destinations: BackupDestination[];
 }
 
-const fetchedName = /^fetched-[0-9a-f]{16}\.ksbackup$/;
+/** What a process works on carries its number, so that nobody takes it away while it lives. */
+const workName = /^(?:fetched|drill|restoring)-(\d{1,10})-/;
+
+export function workPath(folder: string, kind: 'fetched' | 'drill' | 'restoring'): string {
+  return join(folder, `${kind}-${process.pid}-${randomBytes(8).toString('hex')}`);
+}
+
+function isAlive(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === 'EPERM';
+  }
+}
 
 export class StoredBackups {
   readonly #destinations: readonly BackupDestination[];
@@ -90,7 +104,7 @@ export class StoredBackups {
     work: (file: string) => Promise<T>,
   ): Promise<T> {
     await mkdir(this.#folder, { recursive: true, mode: 0o700 });
-    const file = join(this.#folder, `fetched-${randomBytes(8).toString('hex')}.ksbackup`);
+    const file = workPath(this.#folder, 'fetched');
     let failure: unknown;
     try {
       for (const destination of destinations) {
@@ -110,11 +124,13 @@ export class StoredBackups {
     }
   }
 
-  /** What killed ones left; nobody may be at work. */
+  /** What killed processes left. At the start: what carries this one's number is an earlier one's. */
   async removeLeftOvers(): Promise<void> {
     const names = await readdir(this.#folder).catch(() => []);
     for (const name of names) {
-      if (fetchedName.test(name)) await rm(join(this.#folder, name), { force: true });
+      const pid = Number(workName.exec(name)?.[1] ?? '0');
+      if (pid === 0 || (pid !== process.pid && isAlive(pid))) continue;
+      await rm(join(this.#folder, name), { recursive: true, force: true });
     }
   }
 }

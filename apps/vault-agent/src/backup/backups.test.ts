@@ -1,0 +1,547 @@
+import {
+  existsSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { formatIdentity, generateRecipient } from '@keystead/envelope/sealed-stream';
+import { afterAll, afterEach, beforeEach, expect, test } from 'vitest';
+import { recount } from '../store/recount.fixture.ts';
+import { plainNamespace, sqlitePlace, type TestPlace } from '../store/vault.fixture.ts';
+import {
+  caller,
+  makeBackup,
+  openBackupAgent,
+  put,
+  restoreFrom,
+  type TestAgent,
+  type TestAgentOptions,
+  value,
+} from './backup-agent.fixture.ts';
+import { contentRootOf } from './backups.ts';
+import { type BackupDestination, DestinationError } from './destination.ts';
+import { DirectoryDestination } from './directory-destination.ts';
+
+const base = mkdtempSync(join(tmpdir(), 'keystead-backups-'));
+let folder: string;
+let place: TestPlace;
+const agents: TestAgent[] = [];
+
+async function open(options: TestAgentOptions = {}, at = place, where = folder) {
+  const agent = await openBackupAgent(at, where, options);
+  agents.push(agent);
+  return agent;
+}
+const freshPlace = () => sqlitePlace(mkdtempSync(join(base, 'place-')));
+
+beforeEach(() => {
+  folder = mkdtempSync(join(base, 'agent-'));
+  place = freshPlace();
+});
+afterEach(async () => {
+  await Promise.all(agents.splice(0).map((agent) => agent.close()));
+});
+afterAll(() => rmSync(base, { recursive: true, force: true }));
+
+async function filled(options: TestAgentOptions = {}) {
+  const agent = await open(options);
+  await put(agent, 'app', 'database/password', 'hunter2-canary');
+  await put(agent, 'app', 'database/password', 'hunter3-canary');
+  await put(agent, 'app', 'api', 'key-canary');
+  await put(agent, 'other', 'token', 'token-canary');
+  await agent.vault.namespaces.create(caller, { ...plainNamespace, name: 'empty' });
+  return agent;
+}
+
+test('what was backed up comes back in another vault, with every version', async () => {
+  const agent = await filled();
+  const id = await makeBackup(agent);
+  const root = (await contentRootOf(agent.vault)).contentRoot;
+  await agent.close();
+  agents.splice(0);
+
+  // Another store, with the same key provider: the machine is gone, the key is not.
+  const there = freshPlace();
+  const rescued = await open({}, { ...there, keyFile: place.keyFile });
+  const run = await restoreFrom(rescued, id, { mode: 'full' });
+  expect(run).toMatchObject({
+    state: 'succeeded',
+    kind: 'restore',
+    result: { namespaces: 3, secrets: 3, created: 3, removedNamespaces: 0 },
+  });
+  expect(await value(rescued, 'app', 'database/password')).toBe('hunter3-canary');
+  const old = await rescued.vault.secrets.readValue(caller, 'app', 'database/password', {
+    version: 1,
+  });
+  expect(old.value).toBe('hunter2-canary');
+  expect((await contentRootOf(rescued.vault)).contentRoot).toBe(root);
+  expect(await recount(rescued.vault)).toEqual([]);
+});
+
+test('nothing of a backup is in the clear but ids, times and numbers', async () => {
+  const agent = await filled();
+  const id = await makeBackup(agent);
+  const destination = join(folder, 'destination');
+  const names = readdirSync(destination).sort();
+  expect(names).toEqual([
+    `keystead-${agent.vault.store.vaultId}-${id}.json`,
+    `keystead-${agent.vault.store.vaultId}-${id}.ksbackup`,
+  ]);
+  for (const name of names) {
+    const bytes = readFileSync(join(destination, name));
+    for (const canary of ['canary', 'hunter', 'database', 'token', 'tag"', 'server:']) {
+      for (const text of [canary, Buffer.from(canary).toString('base64').slice(0, 6)]) {
+        expect(bytes.includes(text) && text.length > 4).toBe(false);
+      }
+    }
+    expect(statSync(join(destination, name)).mode & 0o777).toBe(0o600);
+  }
+  expect(JSON.parse(readFileSync(join(destination, names[0] as string), 'utf8'))).toMatchObject({
+    id,
+    namespaces: 3,
+    secrets: 3,
+    versions: 4,
+    contents: ['secrets', 'access', 'audit', 'configuration'],
+  });
+  expect(readdirSync(agent.spool)).toEqual([]);
+});
+
+test('a backup is listed, shown, verified, drilled and deleted', async () => {
+  const agent = await filled();
+  const first = await makeBackup(agent);
+  const second = await makeBackup(agent);
+  const page = await agent.backups.list({ limit: 1 });
+  expect(page.items.map(({ id }) => id)).toEqual([second]);
+  const rest = await agent.backups.list({ limit: 5, cursor: page.nextCursor ?? '' });
+  expect(rest.items.map(({ id }) => id)).toEqual([first]);
+  expect(rest.nextCursor).toBeNull();
+  expect(await agent.backups.get(first)).toMatchObject({ secrets: 3, versions: 4 });
+
+  const choice = { waitSeconds: 10 };
+  const verified = await agent.backups.verify(caller, first, choice);
+  expect(verified).toMatchObject({ state: 'succeeded', result: { secrets: 3, versions: 4 } });
+  const drilled = await agent.backups.drill(caller, first, choice);
+  expect(drilled).toMatchObject({ state: 'succeeded', result: { secrets: 3, versions: 4 } });
+  expect(drilled.result?.foundRoot).toBe(drilled.result?.contentRoot);
+  expect(drilled.result?.contentRoot).toBe(verified.result?.contentRoot);
+  expect(readdirSync(agent.spool)).toEqual([]);
+
+  await agent.backups.delete(first);
+  await expect(agent.backups.get(first)).rejects.toMatchObject({ code: 'not_found' });
+  await expect(agent.backups.verify(caller, first, choice)).rejects.toMatchObject({
+    code: 'not_found',
+  });
+  expect(readdirSync(join(folder, 'destination'))).toHaveLength(2);
+  const runs = await agent.backups.runs({ limit: 10 });
+  expect(runs.items.map(({ kind }) => kind)).toEqual(['drill', 'verify', 'backup', 'backup']);
+  expect(agent.audited).toEqual(
+    expect.arrayContaining([
+      `backup backup.create backup:${first}`,
+      `test backup.verify backup:${first}`,
+      `test backup.drill backup:${first}`,
+    ]),
+  );
+  expect(agent.reports.map(({ kind, outcome }) => `${kind} ${outcome}`)).toEqual([
+    'backup succeeded',
+    'backup succeeded',
+    'verify succeeded',
+    'drill succeeded',
+  ]);
+});
+
+test('a damaged backup is found, and what it would have restored stays as it is', async () => {
+  const agent = await filled();
+  const id = await makeBackup(agent);
+  const file = join(folder, 'destination', `keystead-${agent.vault.store.vaultId}-${id}.ksbackup`);
+  const manifestFile = file.replace('.ksbackup', '.json');
+  const bytes = readFileSync(file);
+  const manifest = JSON.parse(readFileSync(manifestFile, 'utf8'));
+  const { createHash } = await import('node:crypto');
+  const before = (await contentRootOf(agent.vault)).contentRoot;
+  const positions = [0, 8, 10, 60, 400, bytes.length >> 1, bytes.length - 1];
+  for (const position of positions) {
+    const changed = Buffer.from(bytes);
+    changed[position] = (changed[position] as number) ^ 1;
+    writeFileSync(file, changed);
+    const found = await agent.backups.verify(caller, id, { waitSeconds: 10 });
+    expect(found).toMatchObject({ state: 'failed', problem: { code: 'corrupt' } });
+    // Somebody who can change the file can change the checksum beside it: the seal is what counts.
+    const sha256 = createHash('sha256').update(changed).digest('hex');
+    writeFileSync(manifestFile, JSON.stringify({ ...manifest, sha256 }));
+    for (const run of [
+      await agent.backups.verify(caller, id, { waitSeconds: 10 }),
+      await restoreFrom(agent, id, { mode: 'full', force: true }),
+      await agent.backups.drill(caller, id, { waitSeconds: 10 }),
+    ]) {
+      expect(run.state).toBe('failed');
+      expect(['corrupt', 'wrong_key']).toContain(run.problem?.code);
+    }
+    writeFileSync(manifestFile, JSON.stringify(manifest));
+  }
+  for (const length of [0, 12, 200, bytes.length - 20]) {
+    const cut = bytes.subarray(0, length);
+    writeFileSync(file, cut);
+    const sha256 = createHash('sha256').update(cut).digest('hex');
+    writeFileSync(manifestFile, JSON.stringify({ ...manifest, sha256, bytes: length }));
+    expect((await restoreFrom(agent, id, { mode: 'full', force: true })).state).toBe('failed');
+  }
+  expect((await contentRootOf(agent.vault)).contentRoot).toBe(before);
+  expect(await recount(agent.vault)).toEqual([]);
+});
+
+test('restoring an old backup over a newer store is noticed, and done when forced', async () => {
+  const agent = await filled();
+  const id = await makeBackup(agent);
+  // Unchanged since: nothing newer is lost.
+  expect(await restoreFrom(agent, id, { existing: 'replace', dryRun: true })).toMatchObject({
+    state: 'succeeded',
+    result: { replaced: 3 },
+  });
+  await put(agent, 'app', 'api', 'newer');
+  await put(agent, 'late', 'secret', 'made after');
+  for (const order of [{ mode: 'full' }, { existing: 'replace' }] as const) {
+    const refused = await restoreFrom(agent, id, order);
+    expect(refused).toMatchObject({ state: 'failed', problem: { code: 'conflict' } });
+    expect(refused.problem?.message).toContain('app');
+    expect(await restoreFrom(agent, id, { ...order, dryRun: true })).toMatchObject({
+      problem: { code: 'conflict' },
+    });
+  }
+  // What did not change may be taken without force, and what is not touched is in nobody's way.
+  expect(
+    await restoreFrom(agent, id, { namespaces: ['other'], existing: 'replace' }),
+  ).toMatchObject({ state: 'succeeded', result: { replaced: 1 } });
+  expect(await restoreFrom(agent, id, { existing: 'skip' })).toMatchObject({
+    state: 'succeeded',
+    result: { skipped: 3, created: 0 },
+  });
+  expect(await value(agent, 'app', 'api')).toBe('newer');
+  expect(agent.forced).toHaveLength(0);
+
+  const forced = await restoreFrom(agent, id, { mode: 'full', force: true });
+  expect(forced).toMatchObject({
+    state: 'succeeded',
+    result: { created: 3, removedNamespaces: 4 },
+  });
+  expect(agent.forced).toHaveLength(1);
+  expect(await value(agent, 'app', 'api')).toBe('key-canary');
+  expect(await value(agent, 'late', 'secret')).toBe('not_found');
+  expect(await recount(agent.vault)).toEqual([]);
+});
+
+test('a part is restored by patterns, and what is there already is told', async () => {
+  const agent = await filled();
+  const id = await makeBackup(agent);
+  await agent.vault.namespaces.delete('app');
+  const part = await restoreFrom(agent, id, { namespaces: ['a*'], secrets: ['database/*'] });
+  expect(part).toMatchObject({ state: 'succeeded', result: { created: 1, namespaces: 1 } });
+  expect(await value(agent, 'app', 'database/password')).toBe('hunter3-canary');
+  expect(await value(agent, 'app', 'api')).toBe('not_found');
+  const again = await restoreFrom(agent, id);
+  expect(again).toMatchObject({ state: 'failed', problem: { code: 'conflict' } });
+  expect(again.problem?.message).toContain('app/database/password');
+  expect(await value(agent, 'app', 'api')).toBe('not_found');
+  const none = await restoreFrom(agent, id, { secrets: ['nothing*'] });
+  expect(none).toMatchObject({ state: 'succeeded', result: { created: 0, namespaces: 0 } });
+  expect(await recount(agent.vault)).toEqual([]);
+});
+
+test('roles and keys come back where they are missing; what was revoked since stays revoked', async () => {
+  const agent = await filled();
+  const store = agent.vault.store.as<import('./backup-tables.ts').BackupSchema>();
+  const key = (id: string, revokedAtMs: number | null) => ({
+    id,
+    prefix: `pre-${id}`,
+    digest: Buffer.alloc(32, 7),
+    name: `key ${id}`,
+    roles: '["admin"]',
+    namespaces: '["*"]',
+    created_at_ms: 1,
+    created_by: 'system:test',
+    expires_at_ms: null,
+    last_used_at_ms: null,
+    revoked_at_ms: revokedAtMs,
+  });
+  await store.write(async (queries) => {
+    await queries
+      .insertInto('api_key')
+      .values([key('key_a', null), key('key_b', null)])
+      .execute();
+    await queries
+      .insertInto('access_role')
+      .values({
+        name: 'mine',
+        description: '',
+        permissions: '[]',
+        revision: 3,
+        created_at_ms: 1,
+        updated_at_ms: 2,
+      })
+      .execute();
+  });
+  const id = await makeBackup(agent);
+  await store.write(async (queries) => {
+    await queries
+      .updateTable('api_key')
+      .set({ revoked_at_ms: 9 })
+      .where('id', '=', 'key_a')
+      .execute();
+    await queries.deleteFrom('api_key').where('id', '=', 'key_b').execute();
+    await queries.deleteFrom('access_role').execute();
+  });
+  const run = await restoreFrom(agent, id, { contents: ['access'] });
+  expect(run.state).toBe('succeeded');
+  const keys = await store.db.selectFrom('api_key').selectAll().orderBy('id').execute();
+  expect(keys.map(({ id: keyId, revoked_at_ms }) => [keyId, revoked_at_ms])).toEqual([
+    ['key_a', 9],
+    ['key_b', null],
+  ]);
+  expect(Buffer.from(keys[1]?.digest ?? [])).toEqual(Buffer.alloc(32, 7));
+  expect(await store.db.selectFrom('access_role').selectAll().execute()).toMatchObject([
+    { name: 'mine', revision: 1 },
+  ]);
+});
+
+test('audit and configuration are laid beside, never over what the agent uses', async () => {
+  const agent = await filled();
+  const id = await makeBackup(agent);
+  writeFileSync(join(folder, 'vault.yaml'), 'changed\n');
+  const run = await restoreFrom(agent, id, { contents: ['audit', 'configuration'] });
+  expect(run.state).toBe('succeeded');
+  const laid = join(agent.spool, `restored-${id}`);
+  expect(run.result?.files?.sort()).toEqual([join(laid, 'audit.log'), join(laid, 'vault.yaml')]);
+  expect(readFileSync(join(laid, 'vault.yaml'), 'utf8')).toBe('server: {}\n');
+  // Up to the last whole line: what was being written is not in it.
+  expect(readFileSync(join(laid, 'audit.log'), 'utf8')).toBe('{"sequence":1}\n{"sequence":2}\n');
+  expect(readFileSync(join(folder, 'vault.yaml'), 'utf8')).toBe('changed\n');
+});
+
+test('a backup holds what was chosen, and what it does not hold is not restored from it', async () => {
+  const agent = await filled();
+  const asked = await agent.backups.request(caller, { contents: ['configuration'] });
+  await agent.runner.runWaiting();
+  const { backupId } = await agent.backups.run(asked.id);
+  expect((await agent.backups.get(backupId as string)).contents).toEqual(['configuration']);
+  expect(await restoreFrom(agent, backupId as string)).toMatchObject({
+    state: 'failed',
+    problem: { code: 'unprocessable' },
+  });
+});
+
+test('recipients open a backup without the key provider, and nobody else does', async () => {
+  const pair = generateRecipient();
+  const cost = { memoryKib: 8 * 1_024, passes: 1, parallelism: 1 };
+  const agent = await filled({
+    recipients: [
+      { kind: 'x25519', publicKey: pair.publicKey },
+      { kind: 'passphrase', passphrase: 'correct horse battery', cost },
+    ],
+  });
+  const id = await makeBackup(agent);
+  await agent.close();
+  agents.splice(0);
+  // Store and key file are lost.
+  const stranger = await open({}, freshPlace());
+  const attempt = (openedBy: { passphrase: string } | { identity: string } | undefined) =>
+    stranger.backups.verify(caller, id, { waitSeconds: 15, openedBy });
+  expect(await attempt(undefined)).toMatchObject({ problem: { code: 'wrong_key' } });
+  expect(await attempt({ passphrase: 'wrong horse battery' })).toMatchObject({
+    problem: { code: 'wrong_key' },
+  });
+  const other = formatIdentity(generateRecipient().privateKey);
+  expect(await attempt({ identity: other })).toMatchObject({ problem: { code: 'wrong_key' } });
+  expect(await attempt({ identity: 'nonsense' })).toMatchObject({
+    problem: { code: 'invalid_request' },
+  });
+  expect(await attempt({ identity: formatIdentity(pair.privateKey) })).toMatchObject({
+    state: 'succeeded',
+  });
+  const restored = await restoreFrom(stranger, id, {
+    mode: 'full',
+    openedBy: { passphrase: 'correct horse battery' },
+  });
+  expect(restored.state).toBe('succeeded');
+  expect(await value(stranger, 'other', 'token')).toBe('token-canary');
+});
+
+test('a backup of another vault is not put over secrets unnoticed', async () => {
+  const agent = await filled();
+  const id = await makeBackup(agent);
+  await agent.close();
+  agents.splice(0);
+  const other = await open({}, { ...freshPlace(), keyFile: place.keyFile });
+  await put(other, 'app', 'api', 'of the other vault');
+  const refused = await restoreFrom(other, id, { existing: 'replace' });
+  expect(refused).toMatchObject({ state: 'failed', problem: { code: 'conflict' } });
+  expect(refused.problem?.message).toContain('another vault');
+  expect(await value(other, 'app', 'api')).toBe('of the other vault');
+});
+
+/** A folder that fails so many times. */
+class Troubled extends DirectoryDestination implements BackupDestination {
+  failures = 0;
+  override readonly label: string;
+  constructor(path: string) {
+    super(path);
+    this.label = `local:${path}`;
+  }
+  override async put(name: string, file: string, signal: AbortSignal): Promise<void> {
+    if (this.failures > 0) {
+      this.failures -= 1;
+      throw new DestinationError(this.label, 'full', 'ENOSPC');
+    }
+    return super.put(name, file, signal);
+  }
+}
+
+test('a failure is tried again with growing pauses, where it failed alone; the last one alerts', async () => {
+  let nowMs = Date.now();
+  const good = new DirectoryDestination(join(folder, 'good'));
+  const bad = new Troubled(join(folder, 'bad'));
+  bad.failures = 2;
+  const agent = await filled({ destinations: [good, bad], now: () => nowMs });
+  const asked = await agent.backups.request(caller, {});
+  const pauses: number[] = [];
+  for (let attempt = 1; attempt <= 2; attempt += 1) {
+    await agent.runner.runWaiting();
+    const run = await agent.backups.run(asked.id);
+    expect(run).toMatchObject({
+      state: 'waiting',
+      attempt: attempt + 1,
+      problem: { code: 'full' },
+    });
+    // Not before its time.
+    await agent.runner.runWaiting();
+    expect((await agent.backups.run(asked.id)).attempt).toBe(attempt + 1);
+    pauses.push(Date.parse(run.nextAttemptAt ?? '') - nowMs);
+    nowMs = Date.parse(run.nextAttemptAt ?? '');
+  }
+  expect(pauses[1]).toBeGreaterThan(pauses[0] as number);
+  await agent.runner.runWaiting();
+  expect((await agent.backups.run(asked.id)).state).toBe('succeeded');
+  // The good one got it at the first attempt and not again.
+  expect(readdirSync(join(folder, 'good'))).toHaveLength(2);
+  expect(readdirSync(join(folder, 'bad'))).toHaveLength(2);
+  expect(agent.reports.map(({ outcome, attempt }) => `${outcome} ${attempt}`)).toEqual([
+    'failed 1',
+    'failed 2',
+    'succeeded 3',
+  ]);
+
+  bad.failures = 1_000;
+  const hopeless = await agent.backups.request(caller, {});
+  for (let attempt = 1; attempt <= 10; attempt += 1) {
+    await agent.runner.runWaiting();
+    nowMs += 3_600_000;
+  }
+  expect(await agent.backups.run(hopeless.id)).toMatchObject({ state: 'gave-up', attempt: 5 });
+  expect(agent.reports.filter(({ outcome }) => outcome === 'gave-up')).toHaveLength(1);
+  expect(readdirSync(agent.spool)).toEqual([]);
+});
+
+test('one destination that is damaged or away does not matter where another has the backup', async () => {
+  const one = new DirectoryDestination(join(folder, 'one'));
+  const two = new DirectoryDestination(join(folder, 'two'));
+  const agent = await filled({ destinations: [one, two] });
+  const id = await makeBackup(agent);
+  const name = `keystead-${agent.vault.store.vaultId}-${id}.ksbackup`;
+  writeFileSync(join(folder, 'one', name), 'damaged');
+  expect(await agent.backups.verify(caller, id, { waitSeconds: 10 })).toMatchObject({
+    state: 'succeeded',
+  });
+  expect(
+    await agent.backups.verify(caller, id, { waitSeconds: 10, destination: one.label }),
+  ).toMatchObject({ state: 'failed', problem: { code: 'corrupt' } });
+  rmSync(join(folder, 'one'), { recursive: true });
+  writeFileSync(join(folder, 'one'), 'no folder any more');
+  expect((await agent.backups.get(id)).destinations).toEqual([two.label]);
+  await expect(
+    agent.backups.verify(caller, id, { waitSeconds: 0, destination: 'nowhere' }),
+  ).rejects.toMatchObject({ code: 'unprocessable' });
+});
+
+test('what need not be kept goes, of this vault alone, and files without a manifest with it', async () => {
+  const agent = await filled({ settings: { retention: { keepLast: 2 } } });
+  const destination = join(folder, 'destination');
+  const ids = [await makeBackup(agent), await makeBackup(agent)];
+  const foreign = 'keystead-vlt_00000000000000000000000000-bkp_00000000000000000000000000';
+  writeFileSync(join(destination, `${foreign}.ksbackup`), 'of another vault');
+  const orphan = `keystead-${agent.vault.store.vaultId}-bkp_00000000000000000000000000.ksbackup`;
+  writeFileSync(join(destination, orphan), 'never got a manifest');
+  ids.push(await makeBackup(agent));
+  expect((await agent.backups.list({ limit: 10 })).items.map(({ id }) => id)).toEqual([
+    ids[2],
+    ids[1],
+  ]);
+  const names = readdirSync(destination);
+  expect(names).toHaveLength(5);
+  expect(names).toContain(`${foreign}.ksbackup`);
+  expect(names).not.toContain(orphan);
+});
+
+test('the schedule makes one backup for each time, and one for all that were missed', async () => {
+  let nowMs = Date.parse('2027-01-01T00:30:00Z');
+  const agent = await filled({
+    now: () => nowMs,
+    settings: { schedule: '0 2 * * *' },
+  });
+  agent.runner.start();
+  const runs = async () => (await agent.backups.runs({ limit: 50 })).items;
+  const settled = async (count: number) => {
+    agent.runner.poke();
+    await expect
+      .poll(
+        async () => {
+          agent.runner.poke();
+          return (await runs()).filter(({ state }) => state === 'succeeded').length;
+        },
+        { timeout: 8_000 },
+      )
+      .toBe(count);
+    expect(await runs()).toHaveLength(count);
+  };
+  await settled(0);
+  nowMs = Date.parse('2027-01-01T02:00:01Z');
+  await settled(1);
+  // Five nights asleep.
+  nowMs = Date.parse('2027-01-06T12:00:00Z');
+  await settled(2);
+  expect((await runs()).map(({ trigger }) => trigger)).toEqual(['schedule', 'schedule']);
+});
+
+test('a request waits for its end as long as it is asked to', async () => {
+  const agent = await filled();
+  agent.runner.start();
+  const run = await agent.backups.request(caller, {}, 10);
+  expect(run.state).toBe('succeeded');
+  const none = await open({ destinations: [] }, freshPlace(), mkdtempSync(join(base, 'none-')));
+  await expect(none.backups.request(caller, {})).rejects.toMatchObject({ code: 'unprocessable' });
+  await expect(
+    agent.backups.request(caller, { destinations: ['local:/nowhere'] }),
+  ).rejects.toMatchObject({ code: 'unprocessable' });
+});
+
+test('changes while a backup is made are in it as a whole or not at all', async () => {
+  const agent = await filled();
+  let isMaking = true;
+  const writing = (async () => {
+    for (let index = 0; isMaking; index += 1) {
+      await put(agent, 'app', 'pair-a', `${index}`);
+      await put(agent, 'app', 'pair-b', `${index}`);
+    }
+  })();
+  const ids = [await makeBackup(agent), await makeBackup(agent)];
+  isMaking = false;
+  await writing;
+  for (const id of ids) {
+    expect(await agent.backups.drill(caller, id, { waitSeconds: 10 })).toMatchObject({
+      state: 'succeeded',
+    });
+  }
+  expect(existsSync(join(agent.spool, 'x'))).toBe(false);
+});
