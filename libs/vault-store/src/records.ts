@@ -1,6 +1,5 @@
 /** Records: what is stored behind ids and tokens, encrypted values and all. */
 import type { DatabaseSync, StatementSync } from 'node:sqlite';
-import { newUuid, toId } from '@keystead/contracts/ids';
 import { type RandomFill, systemRandom } from '@keystead/envelope/keys';
 import type { Encryptor } from './encryptor.ts';
 import { vaultLimits } from './limits.ts';
@@ -15,6 +14,7 @@ import {
   type VaultRow,
 } from './record.ts';
 import { dataTags, encodeData, type RecordData, requireData } from './record-data.ts';
+import { newRecordId } from './record-id.ts';
 import { RecordQuery, recordQuery } from './record-query.ts';
 import { never, type VaultSchema } from './schema.ts';
 import { isDuplicate, type Queries, type SqlStore } from './sql/sql-store.ts';
@@ -329,14 +329,6 @@ export class Records {
         : selection.where('token', '=', reference.token)
     ).executeTakeFirst();
   }
-}
-
-function newRecordId(nowMs: number, random: RandomFill): string {
-  const uuid = newUuid(nowMs, (bytes) => {
-    random(bytes);
-    return bytes;
-  });
-  return toId('record', uuid);
 }
 
 async function writeTags(

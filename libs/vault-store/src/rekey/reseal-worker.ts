@@ -3,7 +3,7 @@ import { move, transferableSymbol, valueSymbol } from 'piscina';
 import type { PackedPage } from './packed-page.ts';
 import { resealPage } from './reseal-page.ts';
 
-export default function work(page: PackedPage) {
+export default function work(page: PackedPage): unknown {
   const resealed = resealPage(page);
   return move({
     get [transferableSymbol]() {
