@@ -9,6 +9,7 @@ import {
 import type { SecretKey } from '@keystead/envelope/keys';
 import { openFileKey } from '@keystead/envelope/providers/file';
 import { afterEach, expect, test } from 'vitest';
+import { AgentStore } from '../store/agent-store.ts';
 import {
   closeVault,
   closeVaults,
@@ -20,6 +21,7 @@ import {
   testCaller,
 } from '../store/vault.fixture.ts';
 import { Vault } from '../store/vault.ts';
+import { KeyRing } from './key-ring.ts';
 
 afterEach(() => closeVaults());
 const caller = testCaller();
@@ -110,6 +112,45 @@ test('a rotation that the provider interrupts is finished by the next start', as
   const again = await openTestVault(place);
   expect(await again.keys.describe()).toMatchObject({ masterVersion: 2, isRotating: false });
   expect(await read(again)).toBe('v');
+});
+
+test('interrupted after any step, every key opens, and the next start finishes', async () => {
+  const place = sqlitePlace();
+  const vault = await openTestVault(place);
+  const names = ['a', 'b', 'c', 'd'];
+  for (const name of names) {
+    await vault.namespaces.create(caller, { ...plainNamespace, name });
+    await vault.secrets.create(caller, name, { ...plainSecret, name: 'key', value: name });
+  }
+  await closeVault(vault);
+  // Begun, five keys one by one, all wrapped, finished.
+  for (let interruptAt = 1; interruptAt <= 8; interruptAt += 1) {
+    const provider = await openFileKey({ path: place.keyFile, create: false });
+    const store = await AgentStore.open({ sql: place.sql });
+    let steps = 0;
+    const ring = await KeyRing.open({
+      store,
+      provider,
+      rewrapBatch: 1,
+      onStep: () => {
+        steps += 1;
+        if (steps === interruptAt) throw new Error('interrupted');
+      },
+    });
+    await expect(ring.rotateMaster(), `step ${interruptAt}`).rejects.toThrow('interrupted');
+    ring.close();
+    await store.close();
+    const again = await openTestVault(place);
+    expect(await again.keys.describe()).toMatchObject({
+      masterVersion: interruptAt + 1,
+      isRotating: false,
+    });
+    for (const name of names) {
+      const { value } = await again.secrets.readValue(caller, name, 'key');
+      expect(value, `step ${interruptAt}`).toBe(name);
+    }
+    await closeVault(again);
+  }
 });
 
 test('the provider is asked at the start and for a rotation, never for a reading', async () => {

@@ -34,7 +34,9 @@ export interface KeyRingOptions {
   provider: KeyProvider;
   now?: () => number;
   random?: RandomFill;
-  /** Called between the steps of a rotation; tests end the process there. */
+  /** Keys wrapped anew in one commit; another number only in tests. */
+  rewrapBatch?: number;
+  /** Called between the steps of a rotation; tests interrupt it there. */
   onStep?: (step: RotationStep) => void | Promise<void>;
 }
 
@@ -69,6 +71,7 @@ export class KeyRing {
   readonly #store: AgentStore;
   readonly #now: () => number;
   readonly #random: RandomFill | undefined;
+  readonly #rewrapBatchSize: number;
   readonly #onStep: (step: RotationStep) => void | Promise<void>;
   #provider: KeyProvider;
   /** By version; two while a rotation is under way. */
@@ -86,6 +89,7 @@ export class KeyRing {
     this.#provider = options.provider;
     this.#now = options.now ?? Date.now;
     this.#random = options.random;
+    this.#rewrapBatchSize = options.rewrapBatch ?? keyLimits.rewrapBatch;
     this.#onStep = options.onStep ?? (() => undefined);
   }
 
@@ -361,7 +365,7 @@ export class KeyRing {
         .where('master_version', '<', to)
         .orderBy('master_version')
         .orderBy('id')
-        .limit(keyLimits.rewrapBatch)
+        .limit(this.#rewrapBatchSize)
         .execute(),
     );
     const next = this.#masters.get(to);

@@ -153,6 +153,11 @@ test('a deleted version comes back, a destroyed one does not, and its bytes are 
   expect((await read('key', { version: 1 })).value).toBe('first value');
   const destroyed = await vault.secrets.destroyVersion(caller, 'app', 'key', 1);
   expect(destroyed).toMatchObject({ state: 'destroyed', byteLength: 0 });
+  const rows = await vault.store.db.selectFrom('secret_version').selectAll().execute();
+  expect(rows.map(({ version, sealed }) => [version, sealed.length > 0])).toEqual([
+    [1, false],
+    [2, true],
+  ]);
   await expect(vault.secrets.undelete(caller, 'app', 'key', 1)).rejects.toEqual(refused('gone'));
   await expect(vault.secrets.rollback(caller, 'app', 'key', 1)).rejects.toEqual(refused('gone'));
   await vault.secrets.deleteVersion(caller, 'app', 'key', 2);
