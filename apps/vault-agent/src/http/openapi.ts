@@ -9,6 +9,7 @@ import * as keys from '@keystead/contracts/agent-api/keys';
 import * as namespaces from '@keystead/contracts/agent-api/namespaces';
 import type { AgentOperation } from '@keystead/contracts/agent-api/operation';
 import { agentOperations } from '@keystead/contracts/agent-api/operations';
+import * as policies from '@keystead/contracts/agent-api/policies';
 import * as rotation from '@keystead/contracts/agent-api/rotation';
 import * as secrets from '@keystead/contracts/agent-api/secrets';
 import { type ErrorCode, errorCodes, problem } from '@keystead/contracts/errors';
@@ -29,7 +30,7 @@ const described = agentOperations.toSorted((one, other) =>
 );
 
 /** Schemas that contracts export by a name keep it, and are referred to. */
-const named = [access, audit, keys, namespaces, rotation, secrets]
+const named = [access, audit, keys, namespaces, policies, rotation, secrets]
   .flatMap((contract) => Object.entries(contract as Record<string, unknown>))
   .filter((entry): entry is [string, z.ZodObject] => entry[1] instanceof z.ZodObject)
   .toSorted(([one], [other]) => (one < other ? -1 : 1));
