@@ -1,0 +1,115 @@
+/**
+ * Secret values read over HTTPS from a running agent, on one core: authentication, authorization,
+ * decryption and the audit on the disk before the answer are on. The floor is a bare Fastify over the
+ * same TLS that answers the same bytes and does nothing else, from the same load, in turn.
+ *
+ *   npm run bench -- agent-read [--seconds 4] [--rounds 3] [--secrets 10000] [--growth 100000] [--http 1]
+ *
+ * `--growth` goes on to that many secrets and measures again at each power of ten; 1000000 takes its time.
+ */
+import { startAgent, startBare } from './agent/agent-process.ts';
+import { type Measured, measure, sender, storeSecrets } from './agent/load.ts';
+import { argument, calibrate, finish, median, printTable, round } from './report.ts';
+
+const seconds = argument('seconds', 4);
+const rounds = argument('rounds', 3);
+const secrets = argument('secrets', 10_000);
+const growth = argument('growth', 100_000);
+const tls = argument('http', 0) === 0;
+const connectionCounts = [16, 64, 256];
+
+const agent = await startAgent(tls);
+const send = sender(agent.origin, agent.key, 64);
+let paths = await storeSecrets(send, Math.min(1_000, secrets));
+const sample = await send('GET', paths[0] ?? '');
+const bare = await startBare(sample.text, tls ? agent : undefined);
+const headers = { authorization: `Bearer ${agent.key}` };
+
+const drawn = (most: number) => {
+  const step = Math.max(1, Math.floor(paths.length / most));
+  return paths
+    .filter((_, index) => index % step === 0)
+    .map((path) => ({ method: 'GET' as const, path }));
+};
+const load = (origin: string, connections: number, over = seconds) =>
+  measure({ origin, connections, seconds: over, headers, requests: drawn(10_000) });
+
+const growthRows: Record<string, string | number>[] = [];
+async function measureGrowth(): Promise<void> {
+  const floor = await load(bare.origin, 64);
+  const ours = await load(agent.origin, 64);
+  growthRows.push({
+    secrets: paths.length,
+    'reads/s': Math.round(ours.perSecond),
+    'p99 ms': round(ours.p99Ms),
+    'bare/s': Math.round(floor.perSecond),
+    ratio: round(ours.perSecond / floor.perSecond),
+    'peak RSS MiB': Math.round(agent.peakRssBytes() / 2 ** 20),
+  });
+}
+
+await load(agent.origin, 64, 2);
+await load(bare.origin, 64, 2);
+await measureGrowth();
+paths = [...paths, ...(await storeSecrets(send, secrets, paths.length))];
+await load(agent.origin, 64, 2);
+
+const results = new Map<number, { ours: Measured[]; floor: Measured[] }>();
+for (let index = 0; index < rounds; index += 1) {
+  for (const connections of connectionCounts) {
+    const at = results.get(connections) ?? { ours: [], floor: [] };
+    results.set(connections, at);
+    at.floor.push(await load(bare.origin, connections));
+    at.ours.push(await load(agent.origin, connections));
+  }
+}
+const rssAtSecrets = agent.peakRssBytes();
+const rows = [...results].map(([connections, { ours, floor }]) => {
+  const of = (list: Measured[], key: keyof Measured) => median(list.map((each) => each[key]));
+  return {
+    connections,
+    'reads/s': Math.round(of(ours, 'perSecond')),
+    'p50 ms': of(ours, 'p50Ms'),
+    'p95 ms': of(ours, 'p95Ms'),
+    'p99 ms': of(ours, 'p99Ms'),
+    'bare/s': Math.round(of(floor, 'perSecond')),
+    'its p95 ms': of(floor, 'p95Ms'),
+    ratio: round(
+      median(ours.map((each, index) => each.perSecond / (floor[index]?.perSecond ?? 1))),
+    ),
+    failed: ours.reduce((sum, each) => sum + each.failed, 0),
+  };
+});
+printTable(rows);
+
+for (let next = 10_000; next <= growth; next *= 10) {
+  paths = [...paths, ...(await storeSecrets(send, next, paths.length))];
+  await load(agent.origin, 64, 2);
+  await measureGrowth();
+}
+console.log('\nas the vault grows, 64 connections');
+printTable(growthRows);
+
+const main = rows.find(({ connections }) => connections === 64);
+const first = growthRows[0]?.['reads/s'] as number;
+const last = growthRows.at(-1)?.['reads/s'] as number;
+finish({
+  bench: 'agent-read',
+  ratio: main?.ratio ?? 0,
+  better: 'higher',
+  floor: main?.['bare/s'] ?? 0,
+  ours: main?.['reads/s'] ?? 0,
+  unit: 'reads/s',
+  p50Ms: main?.['p50 ms'] ?? 0,
+  p95Ms: main?.['p95 ms'] ?? 0,
+  p99Ms: main?.['p99 ms'] ?? 0,
+  secrets,
+  costOfGrowth: round(first / last),
+  peakRssBytes: rssAtSecrets,
+  rounds,
+  calibrationMs: calibrate(),
+});
+send.end();
+await bare.stop();
+await agent.stop();
+process.exit(0);

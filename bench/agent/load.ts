@@ -1,0 +1,136 @@
+/** Requests over kept connections, as many at once as there are connections. */
+import { randomInt } from 'node:crypto';
+import { Agent as HttpAgent, request as httpRequest } from 'node:http';
+import { Agent as HttpsAgent, request as httpsRequest } from 'node:https';
+import autocannon from 'autocannon';
+
+export interface Load {
+  origin: string;
+  connections: number;
+  seconds: number;
+  headers: Record<string, string>;
+  /** Each connection sends some of them in turn. */
+  requests: readonly { method: 'GET' | 'POST' | 'PUT'; path: string; body?: string }[];
+}
+
+export interface Measured {
+  perSecond: number;
+  p50Ms: number;
+  p95Ms: number;
+  p99Ms: number;
+  failed: number;
+}
+
+export async function measure(load: Load): Promise<Measured> {
+  const latencies = new Map<number, number>();
+  let answered = 0;
+  let failed = 0;
+  const requests = load.requests.map((each) => ({ ...each }));
+  const each = Math.min(requests.length, 200);
+  const { promise, resolve, reject } = Promise.withResolvers<autocannon.Result>();
+  const instance = autocannon(
+    {
+      url: load.origin,
+      connections: load.connections,
+      duration: load.seconds,
+      headers: load.headers,
+      requests: requests.slice(0, 1),
+      // Every connection has its own part of them.
+      setupClient: (client) => {
+        const begin = randomInt(requests.length - each + 1);
+        client.setRequests(requests.slice(begin, begin + each));
+      },
+    },
+    (error, result) => (error ? reject(error) : resolve(result)),
+  );
+  instance.on('response', (_client, status, _bytes, ms) => {
+    answered += 1;
+    if (status >= 300) failed += 1;
+    // In tenths of a millisecond.
+    const bucket = Math.round(ms * 10);
+    latencies.set(bucket, (latencies.get(bucket) ?? 0) + 1);
+  });
+  const result = await promise;
+  const sorted = [...latencies].sort(([one], [other]) => one - other);
+  const at = (share: number) => {
+    let passed = 0;
+    for (const [bucket, count] of sorted) {
+      passed += count;
+      if (passed >= share * answered) return bucket / 10;
+    }
+    return 0;
+  };
+  return {
+    perSecond: answered / result.duration,
+    p50Ms: at(0.5),
+    p95Ms: at(0.95),
+    p99Ms: at(0.99),
+    failed: failed + result.errors + result.timeouts,
+  };
+}
+
+export type Send = (
+  method: string,
+  path: string,
+  body?: unknown,
+) => Promise<{ status: number; text: string }>;
+
+/** For setting up: one request at a time on each of a few connections. */
+export function sender(
+  origin: string,
+  key: string,
+  connections: number,
+): Send & { end: () => void } {
+  const isTls = origin.startsWith('https:');
+  const options = { keepAlive: true, maxSockets: connections, rejectUnauthorized: false };
+  const agent = isTls ? new HttpsAgent(options) : new HttpAgent(options);
+  const send: Send = (method, path, body) =>
+    new Promise((resolve, reject) => {
+      const sent = (isTls ? httpsRequest : httpRequest)(`${origin}${path}`, {
+        method,
+        agent,
+        headers: { authorization: `Bearer ${key}`, 'content-type': 'application/json' },
+      });
+      sent.on('error', reject);
+      sent.on('response', (response) => {
+        let text = '';
+        response.on('data', (chunk) => {
+          text += chunk;
+        });
+        response.on('end', () => resolve({ status: response.statusCode ?? 0, text }));
+      });
+      sent.end(body === undefined ? undefined : JSON.stringify(body));
+    });
+  return Object.assign(send, { end: () => agent.destroy() });
+}
+
+/** Secrets `s/0` … in namespaces of 10,000, stored over HTTP. Answers their value paths. */
+export async function storeSecrets(send: Send, count: number, from = 0): Promise<string[]> {
+  const perNamespace = 10_000;
+  const paths: string[] = [];
+  const store = async (index: number) => {
+    const namespace = `bench-${Math.floor(index / perNamespace)}`;
+    const answer = await send('POST', `/v1/namespaces/${namespace}/secrets`, {
+      name: `s/${index}`,
+      value: `value of the secret ${index}, as long as a password may be`,
+    });
+    if (answer.status !== 201) throw new Error(`it was not stored: ${answer.text}`);
+    paths.push(`/v1/namespaces/${namespace}/secrets/s%2F${index}/value`);
+  };
+  for (let start = from; start < count; start += perNamespace) {
+    const namespace = `bench-${Math.floor(start / perNamespace)}`;
+    await send('POST', '/v1/namespaces', { name: namespace });
+    const end = Math.min(count, (Math.floor(start / perNamespace) + 1) * perNamespace);
+    let next = start;
+    const worker = async () => {
+      while (next < end) {
+        const index = next;
+        next += 1;
+        await store(index);
+      }
+    };
+    await Promise.all(Array.from({ length: 64 }, worker));
+    start = end - perNamespace;
+  }
+  return paths;
+}
