@@ -459,6 +459,10 @@ test('decisions are counted, also by what the set before would have said', async
     errors: 0,
   });
   expect(decider.takeCounts()).toBeUndefined();
+  // After an hour nothing is decided twice any more.
+  pass(3_601);
+  await ask(person('ann'));
+  expect(decider.takeCounts()).toMatchObject({ denied: 1, newlyDenied: 0 });
 });
 
 test('the policies that decide can be listed in pages, and a change of the set ends the walk', async () => {

@@ -66,12 +66,16 @@ const reading = /\.(?:read|read-value|list|list-versions|statistics|verify)$/;
 export class PolicyDecider implements Decider {
   readonly #options: PolicyDeciderOptions;
   readonly #throttles: Throttles;
+  readonly #monotonicMs: () => number;
+  /** Since when the set that decides is known here. */
+  #since = { digest: '', ms: Number.NEGATIVE_INFINITY };
   #counts: DecisionCounts | undefined;
   readonly totals = { allowed: 0, denied: 0, errors: 0 };
 
   constructor(options: PolicyDeciderOptions) {
     this.#options = options;
-    this.#throttles = new Throttles(policyLimits.throttlesKept, options.monotonicMs);
+    this.#monotonicMs = options.monotonicMs ?? (() => performance.now());
+    this.#throttles = new Throttles(policyLimits.throttlesKept, this.#monotonicMs);
   }
 
   /** What was counted since it was last taken. */
@@ -320,8 +324,12 @@ export class PolicyDecider implements Decider {
     const counts = this.#counts;
     counts[isAllowed ? 'allowed' : 'denied'] += 1;
     if (hasFailed) counts.errors += 1;
+    const nowMs = this.#monotonicMs();
+    if (this.#since.digest !== set.digest) this.#since = { digest: set.digest, ms: nowMs };
     const before: CompiledSet | undefined = this.#options.held.previous?.compiled;
     if (before === undefined || request === undefined) return;
+    // What a rollout changes shows soon; afterwards everything would be decided twice.
+    if (nowMs - this.#since.ms > policyLimits.compareForMs) return;
     const wasAllowed = decide(before, request).decision === 'allow';
     if (wasAllowed === isAllowed) return;
     counts[isAllowed ? 'newlyAllowed' : 'newlyDenied'] += 1;

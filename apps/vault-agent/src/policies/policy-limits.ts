@@ -1,5 +1,7 @@
 /** Limits of decisions, approvals and overrides in one agent, with their reasons. */
 export const policyLimits = {
+  // How long every decision is made under the set before as well.
+  compareForMs: 3_600_000,
   // What is known of tags and metadata of a resource; as fresh as every other cache of the store.
   factsTtlMs: 1_000,
   factsKept: 10_000,
