@@ -6,12 +6,15 @@ import type { Logger } from 'pino';
 import type { Registry } from 'prom-client';
 import type { AuditForwarder } from './audit/forwarding/audit-forwarder.ts';
 import { openForwarders } from './audit/forwarding/open-forwarders.ts';
-import type { LoadedConfiguration } from './configuration.ts';
+import { type Configuration, durationMs, type LoadedConfiguration } from './configuration.ts';
 import type { DurableQueue } from './durable-queue.ts';
 import type { GuardedVault } from './guarded-vault.ts';
 import type { IdentityStore } from './identity-store.ts';
 import type { ReadVariable } from './key-management.ts';
+import { Lockouts } from './observe/lockouts.ts';
 import { addReportingMetrics } from './observe/reporting-metrics.ts';
+import type { SuspicionRules } from './observe/suspicion.ts';
+import { SuspicionGuard } from './observe/suspicion-guard.ts';
 import { NameReferences } from './upward/name-references.ts';
 import { storeSizes } from './upward/store-sizes.ts';
 import { Upward } from './upward/upward.ts';
@@ -32,6 +35,8 @@ export class AgentReporting {
   readonly upward: Upward;
   readonly #guarded: GuardedVault;
   readonly #forwarders: AuditForwarder[];
+  readonly #lockouts: Lockouts;
+  readonly #suspicions: SuspicionGuard;
 
   /** @throws ConfigurationError where a file or secret of a receiver is not there */
   constructor(options: AgentReportingOptions) {
@@ -53,18 +58,64 @@ export class AgentReporting {
     door.onSettled(this.upward.settled);
     trail.onFact(this.upward.recorded);
     this.#forwarders = openForwarders(loaded, options.readVariable, log);
-    addReportingMetrics(registry, { trail, queue, forwarders: this.#forwarders });
+    const { suspicious_activity: suspicious } = loaded.configuration.monitoring;
+    this.#lockouts = new Lockouts(lockoutsFileOf(loaded), log);
+    this.#suspicions = new SuspicionGuard({
+      rules: suspicionRulesOf(suspicious),
+      lockMs: durationMs(suspicious.lock_duration),
+      lockouts: this.#lockouts,
+      learnedFile: `${trail.logFile}.learned.json`,
+      notice: (kind, about) => this.upward.notice(kind, about),
+      log,
+    });
+    door.lockout = (identity) => this.#lockouts.of(identity);
+    trail.onFact(this.#suspicions.recorded);
+    addReportingMetrics(registry, {
+      trail,
+      queue,
+      forwarders: this.#forwarders,
+      lockouts: this.#lockouts,
+      suspicions: this.#suspicions,
+    });
   }
 
   start(): void {
     this.upward.start();
+    this.#lockouts.start();
+    this.#suspicions.start();
     for (const forwarder of this.#forwarders) forwarder.start();
   }
 
   /** The last entries, head and counts. Nothing is asked of the vault any more. */
   async stop(): Promise<void> {
     await this.#guarded.trail.stop();
+    this.#lockouts.stop();
+    this.#suspicions.stop();
     await this.upward.stop();
     await Promise.all(this.#forwarders.map((forwarder) => forwarder.stop()));
   }
+}
+
+export function lockoutsFileOf({ configuration, locate }: LoadedConfiguration): string {
+  return `${locate(configuration.audit.log_file)}.lockouts.json`;
+}
+
+function suspicionRulesOf(
+  rules: Configuration['monitoring']['suspicious_activity'],
+): SuspicionRules {
+  const { many_denials: denials, bulk_reading: bulk } = rules;
+  return {
+    manyDenials: {
+      count: denials.count,
+      withinMs: durationMs(denials.within),
+      response: denials.response,
+    },
+    bulkReading: {
+      secrets: bulk.secrets,
+      withinMs: durationMs(bulk.within),
+      response: bulk.response,
+    },
+    newNetwork: rules.new_network,
+    unusualHour: rules.unusual_hour,
+  };
 }

@@ -4,10 +4,12 @@ import type { ApiKey } from '@keystead/contracts/agent-api/access';
 import { Command, InvalidArgumentError } from 'commander';
 import { destination, pino } from 'pino';
 import { checkConfiguration } from './agent-http.ts';
+import { lockoutsFileOf } from './agent-reporting.ts';
 import { addAuditCommands } from './audit/audit-commands.ts';
 import { ConfigurationError, loadConfiguration } from './configuration.ts';
 import { EnrollmentRefused, enrollAgent } from './enrollment.ts';
 import { allKeys, createKey, initialize, revokeKey, withVault } from './local-commands.ts';
+import { unlock } from './observe/lockouts.ts';
 import { addOverrideCommand } from './policies/override-command.ts';
 import { readStatus } from './status.ts';
 import { VaultAgent } from './vault-agent.ts';
@@ -79,6 +81,15 @@ export function commandLine(): Command {
   addOverrideCommand(program, (file, work) =>
     withVault(loadConfiguration(file), readVariable, work),
   );
+
+  program
+    .command('unlock')
+    .description('Open what suspicious activity has locked: every identity, and the agent')
+    .requiredOption('--config <file>', 'vault.yaml')
+    .action(({ config }) => {
+      const count = unlock(lockoutsFileOf(loadConfiguration(config)));
+      process.stdout.write(count === 0 ? 'Nothing is locked.\n' : `${count} unlocked.\n`);
+    });
 
   program
     .command('run')

@@ -345,8 +345,39 @@ const rotation = z
   })
   .prefault({});
 
+/** What is done about suspicious activity (R4.5); a locked agent is opened by "keystead-agent unlock". */
+const response = z.enum(['off', 'notice', 'lock_identity', 'lock_agent']).default('notice');
+
+const suspiciousActivity = z
+  .strictObject({
+    /** So many denials of one identity. */
+    many_denials: z
+      .strictObject({
+        count: z.number().int().min(2).max(10_000).default(50),
+        within: duration.default('5m'),
+        response,
+      })
+      .prefault({}),
+    /** So many different secrets read by one identity. */
+    bulk_reading: z
+      .strictObject({
+        secrets: z.number().int().min(10).max(8_000).default(1_000),
+        within: duration.default('10m'),
+        response,
+      })
+      .prefault({}),
+    /** An identity comes from a network that it was never seen in. */
+    new_network: z.strictObject({ response }).prefault({}),
+    /** An identity that is known for two weeks is there at an hour at which it never was. */
+    unusual_hour: z.strictObject({ response }).prefault({}),
+    /** How long an identity is locked. */
+    lock_duration: duration.default('15m'),
+  })
+  .prefault({});
+
 const monitoring = z
   .strictObject({
+    suspicious_activity: suspiciousActivity,
     metrics_enabled: z.boolean().default(true),
     prometheus_endpoint: z
       .string()

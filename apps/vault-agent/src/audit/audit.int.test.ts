@@ -153,3 +153,29 @@ test('stopped and started again, the chain goes on', async () => {
     ok: true,
   });
 });
+
+test('who is denied too often is locked where that is asked for, and the owner unlocks', async () => {
+  const strict = await TestAgent.start((yaml) =>
+    yaml.replace(
+      /^monitoring:\n/m,
+      'monitoring:\n  suspicious_activity:\n    many_denials: { count: 5, within: "1m", response: lock_identity }\n',
+    ),
+  );
+  try {
+    const reader = await strict.keyFor(['reader']);
+    const asReader = () => strict.send('GET', '/v1/namespaces', { key: reader });
+    expect((await asReader()).status).toBe(200);
+    for (let count = 0; count < 5; count += 1) {
+      await strict.send('POST', '/v1/namespaces', { key: reader, body: { name: 'x' } });
+    }
+    expect((await asReader()).status).toBe(403);
+    const found = await strict.send('GET', '/v1/audit?result=denied&limit=1');
+    expect(found.status).toBe(200);
+    expect(found.body.items[0].context).toEqual({ lockedFor: 'MANY_DENIALS' });
+    const opened = await command(['unlock', '--config', strict.configuration]);
+    expect(opened.output).toContain('1 unlocked');
+    await strict.until(async () => (await asReader()).status === 200);
+  } finally {
+    await strict.remove();
+  }
+});

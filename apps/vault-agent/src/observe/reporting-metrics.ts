@@ -3,15 +3,19 @@ import { Counter, Gauge, type Registry } from 'prom-client';
 import type { AuditTrail } from '../audit/audit-trail.ts';
 import type { AuditForwarder } from '../audit/forwarding/audit-forwarder.ts';
 import { type DurableQueue, eventRanks } from '../durable-queue.ts';
+import type { Lockouts } from './lockouts.ts';
+import type { SuspicionGuard } from './suspicion-guard.ts';
 
 export interface ReportingSources {
   trail: AuditTrail;
   queue: DurableQueue;
   forwarders: readonly AuditForwarder[];
+  lockouts: Lockouts;
+  suspicions: SuspicionGuard;
 }
 
 export function addReportingMetrics(registry: Registry, sources: ReportingSources): void {
-  const { trail, queue, forwarders } = sources;
+  const { trail, queue, forwarders, lockouts, suspicions } = sources;
   const gauge = (name: string, help: string, read: () => number) => {
     new Gauge({
       name,
@@ -52,6 +56,12 @@ export function addReportingMetrics(registry: Registry, sources: ReportingSource
   );
   gauge('vault_audit_waiting', 'Entries that wait for the disk', () => trail.waiting);
   gauge('vault_audit_sequence', 'The last entry on the disk', () => trail.sequence ?? 0);
+  counter(
+    'vault_suspicious_activity_total',
+    'Times that something looked suspicious',
+    () => suspicions.counters.suspicions,
+  );
+  gauge('vault_lockouts', 'Identities that are locked', () => lockouts.count);
   new Gauge({
     name: 'keystead_agent_queue_events_by_rank',
     help: 'Events that wait for a receipt, by what they are worth',
