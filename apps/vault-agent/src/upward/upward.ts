@@ -128,6 +128,7 @@ export class Upward {
     const nowMs = this.#now();
     if (nowMs >= this.#periodEndMs) this.#reportUsage(nowMs);
     this.#usage.count(operationOf(action), outcome, durationMs);
+    if (action === 'key.rotate' && result === 'done') this.notice('MASTER_KEY_ROTATED');
     if (action !== 'secret.read-value' || result !== 'done') return;
     const { namespace, secret } = resource;
     if (namespace !== undefined && secret !== undefined) this.#usage.read(namespace, secret);
