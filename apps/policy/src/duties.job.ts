@@ -5,6 +5,7 @@ import { Jobs } from '@keystead/messaging/jobs';
 import { Controller, Inject, type OnApplicationBootstrap } from '@nestjs/common';
 import { AgentReports } from './deliveries/agent-reports.ts';
 import { RolloutRunner } from './rollouts/rollout-runner.ts';
+import { StandingRollouts } from './rollouts/standing-rollouts.ts';
 
 @Controller()
 export class Duties implements OnApplicationBootstrap {
@@ -14,6 +15,7 @@ export class Duties implements OnApplicationBootstrap {
     @Inject(Jobs) private readonly jobs: Jobs,
     @Inject(AgentReports) private readonly reports: AgentReports,
     @Inject(RolloutRunner) private readonly rollouts: RolloutRunner,
+    @Inject(StandingRollouts) private readonly standing: StandingRollouts,
   ) {}
 
   onApplicationBootstrap(): void {
@@ -26,6 +28,11 @@ export class Duties implements OnApplicationBootstrap {
       name: 'rollouts',
       periodMs: limits.rolloutStepPeriodMs,
       work: async () => void (await this.rollouts.run()),
+    });
+    this.jobs.every({
+      name: 'standing-rollouts',
+      periodMs: limits.standingRolloutPeriodMs,
+      work: async () => void (await this.standing.assignNew()),
     });
   }
 

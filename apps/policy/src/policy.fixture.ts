@@ -30,6 +30,7 @@ import { PolicyFiles } from './policies/policy-files.ts';
 import { PolicySets } from './policy-sets/policy-sets.ts';
 import { RolloutRunner } from './rollouts/rollout-runner.ts';
 import { Rollouts } from './rollouts/rollouts.ts';
+import { StandingRollouts } from './rollouts/standing-rollouts.ts';
 import { CommandSigner } from './signing/command-signer.ts';
 import { OrganizationSigners } from './signing/organization-signers.ts';
 import { Simulations } from './simulation/simulations.ts';
@@ -61,6 +62,7 @@ export class PolicyWorld {
   readonly agentPolicies: AgentPolicies;
   readonly rollouts: Rollouts;
   readonly runner: RolloutRunner;
+  readonly standing: StandingRollouts;
   readonly simulations: Simulations;
   readonly signers: OrganizationSigners;
   readonly work: TenantWork;
@@ -86,6 +88,7 @@ export class PolicyWorld {
     this.assignments = new Assignments(this.work, this.bus);
     this.deliveries = new Deliveries(this.database, new CommandSigner(this.bus), this.bus);
     this.reports = new AgentReports(this.database, this.bus);
+    this.standing = new StandingRollouts(this.database, this.bus);
     this.simulations = new Simulations(this.work);
     this.agentPolicies = new AgentPolicies(this.work);
     this.rollouts = new Rollouts(this.work, this.listing, this.signers, this.bus);

@@ -18,6 +18,7 @@ import { PolicySets } from './policy-sets/policy-sets.ts';
 import { RolloutRunner } from './rollouts/rollout-runner.ts';
 import { RolloutsBus } from './rollouts/rollouts.nats.ts';
 import { Rollouts } from './rollouts/rollouts.ts';
+import { StandingRollouts } from './rollouts/standing-rollouts.ts';
 import { CommandSigner } from './signing/command-signer.ts';
 import { OrganizationSigners } from './signing/organization-signers.ts';
 import { Simulations } from './simulation/simulations.ts';
@@ -50,6 +51,7 @@ export class PolicyModule {
         RolloutRunner,
         Rollouts,
         Simulations,
+        StandingRollouts,
       ],
     };
   }

@@ -139,7 +139,8 @@ export const limits = {
   organizationSignerTtlSeconds: 365 * 24 * 3_600,
   commandSignerTtlSeconds: 30 * 24 * 3_600,
   rolloutStepPeriodMs: 2_000,
-  policyDriftAfterSeconds: 120,
+  // A new vault decides by roles alone until then.
+  standingRolloutPeriodMs: 5_000,
 
   // Deliveries
   deliveryTimeoutMs: 15_000,

@@ -272,6 +272,35 @@ test('rolled back, vaults get what they held before, signed under a new number',
   expect(contents[1]?.predecessorDigest).toBe(second.digest);
 });
 
+test('a vault that comes later gets what was rolled out to its tag, or else to all, and keeps what it is given', async () => {
+  const { organization, vaults, set, signed } = await fleet(2);
+  await start(organization, set.id, { stages: stages(all) });
+  await converge(organization, signed);
+  await world.runner.run();
+  const second = await world.sign(organization, set.id);
+  await start(organization, set.id, {
+    target: { kind: 'tag', tag: 'odd' },
+    stages: stages(all),
+  });
+  await converge(organization, second);
+  await world.runner.run();
+  const third = await world.sign(organization, set.id);
+  const plain = await world.vault(organization);
+  const odd = await world.vault(organization, [], ['odd']);
+  const own = await world.vault(organization);
+  await world.assign(own, third.number);
+  expect(await world.standing.assignNew()).toBe(2);
+  expect(await world.standing.assignNew()).toBe(0);
+  const numberOf = async ({ ctx, vaultId }: TestVault) =>
+    (await world.assignments.get(ctx, given({ params: { id: toId('vault', vaultId) } }))).version;
+  expect(await Promise.all([plain, odd, own].map(numberOf))).toEqual([
+    signed.number,
+    second.number,
+    third.number,
+  ]);
+  expect(await Promise.all(vaults.map(numberOf))).toEqual([signed.number, second.number]);
+});
+
 test('every step is in the audit', async () => {
   const { organization, set } = await fleet(1);
   const { id } = await start(organization, set.id);

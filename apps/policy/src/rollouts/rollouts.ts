@@ -118,6 +118,7 @@ export class Rollouts {
             state: 'running',
             stages,
             halt,
+            ...(target.kind === 'vaults' ? {} : { target }),
             vaultCount: plan.size,
             createdBy: ctx.actor.name,
           },
