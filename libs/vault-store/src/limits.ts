@@ -41,10 +41,10 @@ export const vaultLimits = {
   changeAttempts: 64,
 
   /** One transaction: long enough that its commit costs little, short enough to hold nobody up. */
-  rekeyPageRecords: 2_000,
+  rekeyPageRecords: 1_000,
   rekeyPageBytes: 2 * 1024 * 1024,
   /** Read, encrypted or waiting to be written: this times the page is what a rekey holds. */
-  rekeyPagesInFlight: 4,
+  rekeyPagesInFlight: 3,
   maxRekeyWorkers: 8,
   /** Ids that a result names; all of them are counted. */
   maxReportedIds: 1_000,

@@ -1,17 +1,98 @@
 /**
- * Rows on their way to a worker thread and back: one block of bytes each way, handed over instead of
- * copied.
+ * Rows on their way through a rekey: one block of bytes for a page, handed to a worker thread and back
+ * instead of copied. A row that were an object of its own, for as long as its page is under way, would
+ * make the memory of a rekey several times what it holds.
  *
  * ```text
- * there: derivation (u16) | length of id (u16) | of token (u16) | of value (u32) | id | token | value, …
- * back:  the new values one behind the other, their lengths beside them
+ * length of id (u16) | of token (u16) | of value (u32) | id | token | value, …
  * ```
  */
 import { asBuffer, type RecordPlace } from '../record-format.ts';
 
 export interface PageRow extends RecordPlace {
   position: number;
-  value: Uint8Array;
+  /** A view into the page. */
+  value: Buffer;
+}
+
+const headBytes = 8;
+
+/** Rows in the order of their positions. */
+export class RowPage {
+  readonly positions: readonly number[];
+  readonly #starts: readonly number[];
+  /** Empty while a thread has them. */
+  bytes: Uint8Array<ArrayBuffer>;
+
+  constructor(
+    positions: readonly number[],
+    starts: readonly number[],
+    bytes: Uint8Array<ArrayBuffer>,
+  ) {
+    this.positions = positions;
+    this.#starts = starts;
+    this.bytes = bytes;
+  }
+
+  get count(): number {
+    return this.positions.length;
+  }
+
+  get last(): number | undefined {
+    return this.positions.at(-1);
+  }
+
+  row(index: number): PageRow {
+    const start = this.#starts[index] as number;
+    return {
+      position: this.positions[index] as number,
+      ...unpack(asBuffer(this.bytes), start).row,
+    };
+  }
+
+  /** The value alone. */
+  value(index: number): Buffer {
+    return unpackValue(asBuffer(this.bytes), this.#starts[index] as number);
+  }
+
+  *rows(): Generator<PageRow> {
+    for (let index = 0; index < this.count; index += 1) yield this.row(index);
+  }
+}
+
+export class PageBuilder {
+  readonly #positions: number[] = [];
+  readonly #starts: number[] = [];
+  #bytes: Buffer<ArrayBuffer>;
+  #at = 0;
+
+  constructor(expectedBytes: number) {
+    this.#bytes = Buffer.from(new ArrayBuffer(Math.max(expectedBytes, 1_024)));
+  }
+
+  add(position: number, id: string, token: string, value: Uint8Array): void {
+    const length = headBytes + id.length + token.length + value.length;
+    if (this.#at + length > this.#bytes.length) {
+      const larger = Buffer.from(new ArrayBuffer(2 * this.#bytes.length + length));
+      larger.set(this.#bytes);
+      this.#bytes = larger;
+    }
+    this.#positions.push(position);
+    this.#starts.push(this.#at);
+    const bytes = this.#bytes;
+    bytes.writeUInt16BE(id.length, this.#at);
+    bytes.writeUInt16BE(token.length, this.#at + 2);
+    bytes.writeUInt32BE(value.length, this.#at + 4);
+    // Ids and tokens are ASCII.
+    bytes.write(id, this.#at + headBytes, 'latin1');
+    bytes.write(token, this.#at + headBytes + id.length, 'latin1');
+    bytes.set(value, this.#at + headBytes + id.length + token.length);
+    this.#at += length;
+  }
+
+  finish(): RowPage {
+    return new RowPage(this.#positions, this.#starts, this.#bytes.subarray(0, this.#at));
+  }
 }
 
 /** How the records of one salt are opened and sealed. */
@@ -22,76 +103,54 @@ export interface DerivedKeys {
   newDerivation: Uint8Array;
 }
 
-export interface PackedPage {
-  count: number;
+/** What became of a row. */
+export const rowState = { otherPassword: 0, matched: 1, corrupt: 2, alreadyCurrent: 3 } as const;
+
+/** What is known of a row before it is tried: whose keys, or what became of it. */
+export const rowPlan = { corrupt: 0xffff, alreadyCurrent: 0xfffe } as const;
+
+export interface ResealTask {
   rows: Uint8Array<ArrayBuffer>;
+  /** For each row: the place of its keys, or a {@link rowPlan}. */
+  plan: Uint16Array<ArrayBuffer>;
   derivations: DerivedKeys[];
 }
 
-/** What became of a row; the order of the page. */
-export const rowState = { otherPassword: 0, matched: 1, corrupt: 2 } as const;
-
 export interface ResealedPage {
+  rows: Uint8Array<ArrayBuffer>;
   states: Uint8Array<ArrayBuffer>;
   /** Of each new value; 0 where there is none. */
   lengths: Uint32Array<ArrayBuffer>;
+  /** One behind the other. */
   values: Uint8Array<ArrayBuffer>;
 }
 
-const headBytes = 10;
-
-/** @param derivationOf the place of the row's keys in `derivations` */
-export function packPage(
-  rows: readonly PageRow[],
-  derivations: DerivedKeys[],
-  derivationOf: (row: number) => number,
-): PackedPage {
-  let length = 0;
-  for (const { id, token, value } of rows) {
-    length += headBytes + id.length + token.length + value.length;
+export function* unpackRows(
+  rows: Uint8Array,
+  count: number,
+): Generator<RecordPlace & { value: Buffer }> {
+  const bytes = asBuffer(rows);
+  for (let row = 0, at = 0; row < count; row += 1) {
+    const unpacked = unpack(bytes, at);
+    at = unpacked.end;
+    yield unpacked.row;
   }
-  const packed = Buffer.from(new ArrayBuffer(length));
-  let at = 0;
-  rows.forEach(({ id, token, value }, index) => {
-    packed.writeUInt16BE(derivationOf(index), at);
-    packed.writeUInt16BE(id.length, at + 2);
-    packed.writeUInt16BE(token.length, at + 4);
-    packed.writeUInt32BE(value.length, at + 6);
-    at += headBytes;
-    // Ids and tokens are ASCII.
-    packed.write(id, at, 'latin1');
-    at += id.length;
-    packed.write(token, at, 'latin1');
-    at += token.length;
-    packed.set(value, at);
-    at += value.length;
-  });
-  return { count: rows.length, rows: packed, derivations };
 }
 
-export interface PackedRow extends RecordPlace {
-  derivation: number;
-  /** A view into the page. */
-  value: Buffer;
+function unpack(bytes: Buffer, start: number) {
+  const id = start + headBytes;
+  const token = id + bytes.readUInt16BE(start);
+  const value = token + bytes.readUInt16BE(start + 2);
+  const end = value + bytes.readUInt32BE(start + 4);
+  const row = {
+    id: bytes.toString('latin1', id, token),
+    token: bytes.toString('latin1', token, value),
+    value: bytes.subarray(value, end),
+  };
+  return { row, end };
 }
 
-export function* unpackPage(page: PackedPage): Generator<PackedRow> {
-  const bytes = asBuffer(page.rows);
-  let at = 0;
-  for (let row = 0; row < page.count; row += 1) {
-    const derivation = bytes.readUInt16BE(at);
-    const idLength = bytes.readUInt16BE(at + 2);
-    const tokenLength = bytes.readUInt16BE(at + 4);
-    const valueLength = bytes.readUInt32BE(at + 6);
-    const id = at + headBytes;
-    const token = id + idLength;
-    const value = token + tokenLength;
-    at = value + valueLength;
-    yield {
-      derivation,
-      id: bytes.toString('latin1', id, token),
-      token: bytes.toString('latin1', token, value),
-      value: bytes.subarray(value, at),
-    };
-  }
+function unpackValue(bytes: Buffer, start: number): Buffer {
+  const value = start + headBytes + bytes.readUInt16BE(start) + bytes.readUInt16BE(start + 2);
+  return bytes.subarray(value, value + bytes.readUInt32BE(start + 4));
 }

@@ -9,6 +9,7 @@ import { randomInt } from 'node:crypto';
 import { createInterface } from 'node:readline';
 import { sqlKinds } from '@keystead/test-control-plane/sql-database';
 import { describe, expect, test } from 'vitest';
+import { vaultLimits } from '../limits.ts';
 import type { PasswordKey } from '../password-key.ts';
 import { makeKey } from '../password-keys.ts';
 import { derivationBytes, openRecord, sealRecord, WrongKey } from '../record-format.ts';
@@ -67,10 +68,9 @@ async function census(store: SqlStore<VaultSchema>, keys: readonly PasswordKey[]
   for (let after = 0; ; ) {
     const walk = { after, upTo: Number.MAX_SAFE_INTEGER, updatedSinceMs: undefined };
     const page = await rows.page(walk);
-    const last = page.at(-1);
-    if (last === undefined) return counts;
-    after = last.position;
-    for (const row of page) {
+    if (page.last === undefined) return counts;
+    after = page.last;
+    for (const row of page.rows()) {
       const opening = keys.flatMap((key, index) => {
         try {
           const value = openRecord(key, row.value, row).toString();
@@ -112,66 +112,74 @@ async function fill(made: TestVault, count: number) {
 }
 
 const short = { records: 240, batchRecords: 60, randomDeaths: 1 };
+/** A dozen processes, one behind the other. */
+const timeoutMs = isFull ? 4 * 3_600_000 : 180_000;
 const full = { records: 100_000, batchRecords: undefined, randomDeaths: 100 };
 
 describe.each(sqlKinds)('on %s', (kind) => {
-  test('killed at every journalled step and at random ones, a rekey leaves every record readable', async () => {
-    await using made = await createTestVault(kind);
-    const { records, batchRecords, randomDeaths } = isFull ? full : short;
-    const { store, oldKey, newKey, otherKey } = await fill(made, records);
-    const others = Math.ceil(records / 3);
-    let [from, to] = [one, two];
-    let deaths = 0;
-    let unreadable = 0;
-    const order = (dieAt: ChildOrder['dieAt']): ChildOrder => ({
-      sql: made.sql as SqlOptions,
-      oldPassword: from,
-      newPassword: to,
-      ...(batchRecords === undefined ? {} : { batchRecords }),
-      dieAt,
-    });
-    const look = async () => {
-      const [old, fresh, other] = await census(store, [oldKey, newKey, otherKey]).catch((error) => {
-        unreadable += 1;
-        throw error;
+  test(
+    'killed at every journalled step and at random ones, a rekey leaves every record readable',
+    async () => {
+      await using made = await createTestVault(kind);
+      const { records, batchRecords, randomDeaths } = isFull ? full : short;
+      const { store, oldKey, newKey, otherKey } = await fill(made, records);
+      const others = Math.ceil(records / 3);
+      let [from, to] = [one, two];
+      let deaths = 0;
+      let unreadable = 0;
+      const order = (dieAt: ChildOrder['dieAt']): ChildOrder => ({
+        sql: made.sql as SqlOptions,
+        oldPassword: from,
+        newPassword: to,
+        ...(batchRecords === undefined ? {} : { batchRecords }),
+        dieAt,
       });
-      expect(other).toBe(others);
-      expect((old ?? 0) + (fresh ?? 0)).toBe(records - others);
-      return { old, fresh };
-    };
-    const settle = async (isFinished: boolean) => {
-      if (!isFinished) deaths += 1;
-      const { old, fresh } = await look();
-      if (!isFinished) return;
-      expect(from === one ? old : fresh).toBe(0);
-      // All is done: now the other way round.
-      [from, to] = [to, from];
-    };
-    // The journal's beginning, its pages, its end: within each transaction, and after it.
-    const pages = Math.ceil(records / (batchRecords ?? 2_000));
-    const all = Array.from({ length: pages + 2 }, (_, index) => index + 1);
-    const steps = isFull ? all : kind === 'sqlite' ? [1, 2, 3, pages + 2] : [1, 2, pages + 2];
-    const both = isFull || kind === 'sqlite';
-    const moments = both ? (['within', 'after'] as const) : (['within'] as const);
-    for (const write of steps) {
-      for (const when of moments) {
-        await settle(await start(order({ write, when })).ended);
+      const look = async () => {
+        const [old, fresh, other] = await census(store, [oldKey, newKey, otherKey]).catch(
+          (error) => {
+            unreadable += 1;
+            throw error;
+          },
+        );
+        expect(other).toBe(others);
+        expect((old ?? 0) + (fresh ?? 0)).toBe(records - others);
+        return { old, fresh };
+      };
+      const settle = async (isFinished: boolean) => {
+        if (!isFinished) deaths += 1;
+        const { old, fresh } = await look();
+        if (!isFinished) return;
+        expect(from === one ? old : fresh).toBe(0);
+        // All is done: now the other way round.
+        [from, to] = [to, from];
+      };
+      // The journal's beginning, its pages, its end: within each transaction, and after it.
+      const pages = Math.ceil(records / (batchRecords ?? vaultLimits.rekeyPageRecords));
+      const all = Array.from({ length: pages + 2 }, (_, index) => index + 1);
+      const steps = isFull ? all : kind === 'sqlite' ? [1, 2, 3, pages + 2] : [1, 2, pages + 2];
+      const both = isFull || kind === 'sqlite';
+      const moments = both ? (['within', 'after'] as const) : (['within'] as const);
+      for (const write of steps) {
+        for (const when of moments) {
+          await settle(await start(order({ write, when })).ended);
+        }
       }
-    }
-    for (let death = 0; death < randomDeaths; death += 1) {
-      const child = start(order(undefined));
-      await child.begun;
-      const delayMs = randomInt(isFull ? 4_000 : 60);
-      await new Promise((resolve) => setTimeout(resolve, delayMs));
-      child.process.kill('SIGKILL');
-      await settle(await child.ended);
-    }
-    // And in the end it finishes.
-    expect(await start(order(undefined)).ended).toBe(true);
-    await settle(true);
-    expect(unreadable).toBe(0);
-    expect(deaths).toBeGreaterThanOrEqual(steps.length - 1);
-    console.info(`${kind}: ${deaths} deaths on ${records} records, ${unreadable} unreadable`);
-    await store.close();
-  });
+      for (let death = 0; death < randomDeaths; death += 1) {
+        const child = start(order(undefined));
+        await child.begun;
+        const delayMs = randomInt(isFull ? 4_000 : 60);
+        await new Promise((resolve) => setTimeout(resolve, delayMs));
+        child.process.kill('SIGKILL');
+        await settle(await child.ended);
+      }
+      // And in the end it finishes.
+      expect(await start(order(undefined)).ended).toBe(true);
+      await settle(true);
+      expect(unreadable).toBe(0);
+      expect(deaths).toBeGreaterThanOrEqual(steps.length - 1);
+      console.info(`${kind}: ${deaths} deaths on ${records} records, ${unreadable} unreadable`);
+      await store.close();
+    },
+    timeoutMs,
+  );
 });

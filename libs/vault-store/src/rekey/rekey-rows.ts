@@ -3,7 +3,7 @@ import type { StatementSync } from 'node:sqlite';
 import { CompiledQuery, sql } from 'kysely';
 import type { VaultSchema } from '../schema.ts';
 import type { Queries, SqlStore } from '../sql/sql-store.ts';
-import type { PageRow } from './packed-page.ts';
+import { PageBuilder, type RowPage } from './packed-page.ts';
 
 /** A value in the place of another, if that other is still there. */
 export interface ValueChange {
@@ -18,6 +18,13 @@ export type Fingerprint = { offset: number; length: number } | undefined;
 export interface PageLimits {
   maxRecords: number;
   maxBytes: number;
+}
+
+interface ReadRow {
+  position: number;
+  id: string;
+  token: string;
+  value: Uint8Array;
 }
 
 /** Which rows are walked: all, or those changed since. */
@@ -51,12 +58,19 @@ export class RekeyRows {
   }
 
   /** The next rows in the order of their positions; none at the end. */
-  async page(walk: Walk): Promise<PageRow[]> {
-    const upTo = await this.#bound(walk);
-    if (upTo === undefined) return [];
+  async page(walk: Walk): Promise<RowPage> {
+    const { upTo, bytes } = await this.#bound(walk);
+    // What a row has beside its value: the id, the token and their lengths.
+    const page = new PageBuilder(bytes + this.#limits.maxRecords * 100);
+    if (upTo === undefined) return page.finish();
     const { sqlite } = this.#store;
     if (sqlite !== undefined && walk.updatedSinceMs === undefined) {
-      return this.#prepare(sqlite).page.all(walk.after, upTo) as unknown as PageRow[];
+      // One by one, so that no row outlives its turn.
+      for (const row of this.#prepare(sqlite).page.iterate(walk.after, upTo)) {
+        const { position, id, token, value } = row as unknown as ReadRow;
+        page.add(position, id, token, value);
+      }
+      return page.finish();
     }
     let rows = this.#store.db
       .selectFrom('vault')
@@ -67,25 +81,28 @@ export class RekeyRows {
     if (walk.updatedSinceMs !== undefined) {
       rows = rows.where('updated_at', '>=', walk.updatedSinceMs);
     }
-    return rows.execute();
+    for (const { position, id, token, value } of await rows.execute()) {
+      page.add(position, id, token, value);
+    }
+    return page.finish();
   }
 
   /** The last position of a page that keeps to the limits. */
-  async #bound(walk: Walk): Promise<number | undefined> {
+  async #bound(walk: Walk): Promise<{ upTo: number | undefined; bytes: number }> {
     const { maxRecords, maxBytes } = this.#limits;
     const sizes = await this.#pageSize(walk);
-    if (sizes.last === null) return undefined;
-    if (sizes.bytes <= maxBytes) return sizes.last;
+    if (sizes.last === null) return { upTo: undefined, bytes: 0 };
+    if (sizes.bytes <= maxBytes) return { upTo: sizes.last, bytes: sizes.bytes };
     // Few vaults hold such large values: only their pages are looked at row by row.
     const rows = await this.#sizedRows(walk).execute();
     let bytes = 0;
-    let last: number | undefined;
+    let upTo: number | undefined;
     for (const row of rows.slice(0, maxRecords)) {
+      if (upTo !== undefined && bytes + Number(row.bytes) > maxBytes) break;
       bytes += Number(row.bytes);
-      if (last !== undefined && bytes > maxBytes) break;
-      last = row.position;
+      upTo = row.position;
     }
-    return last;
+    return { upTo, bytes };
   }
 
   async #pageSize(walk: Walk): Promise<{ last: number | null; bytes: number }> {

@@ -14,15 +14,10 @@ import type { PasswordKeys } from '../password-keys.ts';
 import type { VaultSchema } from '../schema.ts';
 import type { SqlStore } from '../sql/sql-store.ts';
 import { VaultError } from '../vault-error.ts';
-import type { PageRow } from './packed-page.ts';
+import { type ResealedPage, type RowPage, rowState } from './packed-page.ts';
 import { type Findings, nothingFound, RekeyJournal } from './rekey-journal.ts';
 import { RekeyRows, type ValueChange, type Walk, writeValues } from './rekey-rows.ts';
-import {
-  EncryptorResealer,
-  PasswordResealer,
-  type Resealer,
-  type RowOutcome,
-} from './resealers.ts';
+import { EncryptorResealer, PasswordResealer, type Resealer } from './resealers.ts';
 
 export interface RunOptions {
   /** Stops after the page under way; the result says how far it came. */
@@ -34,7 +29,7 @@ export interface RunOptions {
   dryRun?: boolean;
   /** Threads; by default as many as there are processors, and none for few records. */
   workers?: number;
-  /** Records in one transaction, at most; by default 2,000. */
+  /** Records in one transaction, at most; by default 1,000. */
   batchRecords?: number;
 }
 
@@ -93,8 +88,8 @@ export async function runRekey(plan: RekeyPlan): Promise<RekeyResult> {
 }
 
 interface PageUnderWay {
-  rows: PageRow[];
-  outcomes: Promise<RowOutcome[]>;
+  page: RowPage;
+  resealed: Promise<ResealedPage>;
 }
 
 class RekeyRun {
@@ -189,30 +184,30 @@ class RekeyRun {
       for (let after = walk.after; ; ) {
         signal.throwIfAborted();
         const page = await rows.page({ ...walk, after });
-        const last = page.at(-1);
+        const { last } = page;
         if (last !== undefined) {
-          after = last.position;
-          const outcomes = resealer.reseal(page, signal);
+          after = last;
+          const resealed = resealer.reseal(page, signal);
           // Awaited below; until then a failure is not unhandled.
-          outcomes.catch(() => undefined);
-          underWay.push({ rows: page, outcomes });
+          resealed.catch(() => undefined);
+          underWay.push({ page, resealed });
         }
         while (
           underWay.length >= vaultLimits.rekeyPagesInFlight ||
           (last === undefined && underWay.length > 0)
         ) {
           const next = underWay.shift() as PageUnderWay;
-          const outcomes = await next.outcomes;
+          const resealed = await next.resealed;
           await writing;
           signal.throwIfAborted();
-          writing = this.#settle(next.rows, outcomes, resealer);
+          writing = this.#settle(next.page, resealed, resealer);
           writing.catch(() => undefined);
         }
         if (last === undefined) break;
       }
     } finally {
       await writing;
-      await Promise.allSettled(underWay.map(({ outcomes }) => outcomes));
+      await Promise.allSettled(underWay.map(({ resealed }) => resealed));
     }
   }
 
@@ -235,18 +230,13 @@ class RekeyRun {
           upTo: Number.MAX_SAFE_INTEGER,
           updatedSinceMs: since,
         });
-        const last = page.at(-1);
-        if (last === undefined) break;
-        after = last.position;
-        const outcomes = await resealer.reseal(page, signal);
-        await this.#write(
-          page.flatMap((row, index) => changeOf(row, outcomes[index])),
-          resealer,
-          upTo,
-          (findings, changed) => {
-            findings.matched += changed;
-          },
-        );
+        if (page.last === undefined) break;
+        after = page.last;
+        const resealed = await resealer.reseal(page, signal);
+        const changes = changesOf(page, resealed);
+        await this.#write(changes, resealer, upTo, (findings, changed) => {
+          findings.matched += changed;
+        });
       }
       if (this.#findings.matched === matchedBefore) return;
       since = roundStartedAtMs - vaultLimits.rekeyOverlapMs;
@@ -262,36 +252,30 @@ class RekeyRun {
   }
 
   /** Counts a page, and writes what is new of it. */
-  async #settle(
-    rows: readonly PageRow[],
-    outcomes: readonly RowOutcome[],
-    resealer: Resealer,
-  ): Promise<void> {
-    const changes: ValueChange[] = [];
-    const counted = { other: 0, current: 0, corruptIds: [] as string[] };
-    for (const [index, row] of rows.entries()) {
-      const outcome = outcomes[index] as RowOutcome;
-      if (outcome.state === 'matched') {
-        changes.push({ position: row.position, old: row.value, value: outcome.value });
-      } else if (outcome.state === 'other_password') counted.other += 1;
-      else if (outcome.state === 'already_current') counted.current += 1;
-      else counted.corruptIds.push(row.id);
+  async #settle(page: RowPage, resealed: ResealedPage, resealer: Resealer): Promise<void> {
+    const changes = changesOf(page, resealed);
+    const { states } = resealed;
+    let [other, current] = [0, 0];
+    const corruptIds: string[] = [];
+    for (let index = 0; index < page.count; index += 1) {
+      const state = states[index];
+      if (state === rowState.otherPassword) other += 1;
+      else if (state === rowState.alreadyCurrent) current += 1;
+      else if (state === rowState.corrupt) corruptIds.push(page.row(index).id);
     }
-    const ids = new Map(rows.map(({ position, id }) => [position, id]));
-    const afterPosition = (rows.at(-1) as PageRow).position;
-    await this.#write(changes, resealer, afterPosition, (findings, changed, lost) => {
+    await this.#write(changes, resealer, page.last as number, (findings, changed, lost) => {
       findings.matched += changed;
-      findings.otherPassword += counted.other;
-      findings.alreadyCurrent += counted.current;
-      findings.corrupt += counted.corruptIds.length;
-      findings.corruptIds = named(findings.corruptIds, counted.corruptIds);
+      findings.otherPassword += other;
+      findings.alreadyCurrent += current;
+      findings.corrupt += corruptIds.length;
+      findings.corruptIds = named(findings.corruptIds, corruptIds);
       findings.changedMeanwhile += lost.length;
       findings.changedIds = named(
         findings.changedIds,
-        lost.map((position) => ids.get(position) as string),
+        lost.map((position) => page.row(page.positions.indexOf(position)).id),
       );
     });
-    this.#examined += rows.length;
+    this.#examined += page.count;
     this.#tell();
   }
 
@@ -373,9 +357,17 @@ class RekeyRun {
   }
 }
 
-function changeOf(row: PageRow, outcome: RowOutcome | undefined): ValueChange[] {
-  if (outcome?.state !== 'matched') return [];
-  return [{ position: row.position, old: row.value, value: outcome.value }];
+function changesOf(page: RowPage, { states, lengths, values }: ResealedPage): ValueChange[] {
+  const changes: ValueChange[] = [];
+  let at = 0;
+  for (let index = 0; index < page.count; index += 1) {
+    if (states[index] !== rowState.matched) continue;
+    const end = at + (lengths[index] as number);
+    const position = page.positions[index] as number;
+    changes.push({ position, old: page.value(index), value: values.subarray(at, end) });
+    at = end;
+  }
+  return changes;
 }
 
 function named(known: readonly string[], more: readonly string[]): string[] {

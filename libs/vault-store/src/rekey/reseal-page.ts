@@ -2,33 +2,45 @@
 import type { RandomFill } from '@keystead/envelope/keys';
 import { PasswordKey } from '../password-key.ts';
 import { Corrupt, openRecord, sealRecord, WrongKey } from '../record-format.ts';
-import { type PackedPage, type ResealedPage, rowState, unpackPage } from './packed-page.ts';
+import {
+  type ResealedPage,
+  type ResealTask,
+  rowPlan,
+  rowState,
+  unpackRows,
+} from './packed-page.ts';
 
-export function resealPage(page: PackedPage, random?: RandomFill): ResealedPage {
-  const keys = page.derivations.map(({ oldKey, newKey, newDerivation }) => ({
+export function resealPage(task: ResealTask, random?: RandomFill): ResealedPage {
+  const { rows, plan } = task;
+  const keys = task.derivations.map(({ oldKey, newKey, newDerivation }) => ({
     oldKey: take(oldKey),
     newKey: take(newKey),
     newDerivation,
   }));
-  const states = new Uint8Array(page.count);
-  const lengths = new Uint32Array(page.count);
+  const states = new Uint8Array(plan.length);
+  const lengths = new Uint32Array(plan.length);
   // A new value is as long as the old one: the header has one length.
-  const values = Buffer.from(new ArrayBuffer(page.rows.length));
+  const values = Buffer.from(new ArrayBuffer(rows.length));
   let at = 0;
   let index = 0;
-  for (const row of unpackPage(page)) {
-    const { oldKey, newKey, newDerivation } = keys[row.derivation] as (typeof keys)[number];
-    try {
-      const value = openRecord(oldKey, row.value, row);
-      const sealed = sealRecord(newKey, newDerivation, row, value, random);
-      value.fill(0);
-      sealed.copy(values, at);
-      at += sealed.length;
-      lengths[index] = sealed.length;
-      states[index] = rowState.matched;
-    } catch (error) {
-      if (error instanceof Corrupt) states[index] = rowState.corrupt;
-      else if (!(error instanceof WrongKey)) throw error;
+  for (const row of unpackRows(rows, plan.length)) {
+    const place = plan[index] as number;
+    if (place === rowPlan.corrupt) states[index] = rowState.corrupt;
+    else if (place === rowPlan.alreadyCurrent) states[index] = rowState.alreadyCurrent;
+    else {
+      const { oldKey, newKey, newDerivation } = keys[place] as (typeof keys)[number];
+      try {
+        const value = openRecord(oldKey, row.value, row);
+        const sealed = sealRecord(newKey, newDerivation, row, value, random);
+        value.fill(0);
+        sealed.copy(values, at);
+        at += sealed.length;
+        lengths[index] = sealed.length;
+        states[index] = rowState.matched;
+      } catch (error) {
+        if (error instanceof Corrupt) states[index] = rowState.corrupt;
+        else if (!(error instanceof WrongKey)) throw error;
+      }
     }
     index += 1;
   }
@@ -36,7 +48,7 @@ export function resealPage(page: PackedPage, random?: RandomFill): ResealedPage 
     oldKey.wipe();
     newKey.wipe();
   }
-  return { states, lengths, values: values.subarray(0, at) };
+  return { rows, states, lengths, values: values.subarray(0, at) };
 }
 
 function take(bytes: Uint8Array): PasswordKey {

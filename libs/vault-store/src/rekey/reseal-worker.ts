@@ -1,13 +1,14 @@
 /** What a worker thread of a rekey runs. */
 import { move, transferableSymbol, valueSymbol } from 'piscina';
-import type { PackedPage } from './packed-page.ts';
+import type { ResealTask } from './packed-page.ts';
 import { resealPage } from './reseal-page.ts';
 
-export default function work(page: PackedPage): unknown {
-  const resealed = resealPage(page);
+export default function work(task: ResealTask): unknown {
+  const resealed = resealPage(task);
   return move({
     get [transferableSymbol]() {
-      return [resealed.states.buffer, resealed.lengths.buffer, resealed.values.buffer];
+      const { rows, states, lengths, values } = resealed;
+      return [rows.buffer, states.buffer, lengths.buffer, values.buffer];
     },
     get [valueSymbol]() {
       return resealed;

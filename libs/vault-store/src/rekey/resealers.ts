@@ -16,25 +16,22 @@ import {
 import { CorruptRecord, InvalidPassword } from '../vault-error.ts';
 import {
   type DerivedKeys,
-  type PackedPage,
   type PageRow,
-  packPage,
   type ResealedPage,
+  type ResealTask,
+  type RowPage,
+  rowPlan,
   rowState,
 } from './packed-page.ts';
 import type { Fingerprint } from './rekey-rows.ts';
 import { resealPage } from './reseal-page.ts';
 
-export type RowOutcome =
-  | { state: 'matched'; value: Uint8Array }
-  | { state: 'other_password' | 'corrupt' | 'already_current' };
-
 export interface Resealer {
   /** Records of a page: few where each costs much. */
   readonly pageRecords: number;
   readonly fingerprint: Fingerprint;
-  /** One outcome a row, in order. @throws the reason of the signal */
-  reseal(rows: readonly PageRow[], signal: AbortSignal): Promise<RowOutcome[]>;
+  /** @throws the reason of the signal */
+  reseal(page: RowPage, signal: AbortSignal): Promise<ResealedPage>;
   close(): Promise<void>;
 }
 
@@ -53,7 +50,9 @@ export class PasswordResealer implements Resealer {
   readonly #encryptor: PasswordEncryptor;
   readonly #passwords: Passwords;
   readonly #upgrades: boolean;
-  readonly #pool: Piscina<PackedPage, ResealedPage> | undefined;
+  readonly #threads: number;
+  /** Started with the first page, when the memory of Argon2id is free again. */
+  #pool: Piscina<ResealTask, ResealedPage> | undefined;
   /** Of the vault's salts: few. Those of single records are used once. */
   readonly #keys = new Map<string, Promise<DerivedKeys>>();
 
@@ -74,68 +73,46 @@ export class PasswordResealer implements Resealer {
       encryptor.saltScope === 'record' ? dearPageRecords : vaultLimits.rekeyPageRecords;
     const workers =
       options.workers ?? (records < recordsForThreads ? 0 : Math.min(availableParallelism(), 4));
-    this.#pool = workers === 0 || encryptor.random !== undefined ? undefined : startPool(workers);
+    this.#threads = encryptor.random === undefined ? workers : 0;
   }
 
-  async reseal(rows: readonly PageRow[], signal: AbortSignal): Promise<RowOutcome[]> {
-    const outcomes: (RowOutcome | undefined)[] = rows.map(() => undefined);
-    const sent: number[] = [];
+  async reseal(page: RowPage, signal: AbortSignal): Promise<ResealedPage> {
+    const plan = new Uint16Array(page.count);
     const derivations: DerivedKeys[] = [];
-    const places: number[] = [];
     const known = new Map<string, number>();
-    let lastName: Uint8Array | undefined;
+    let lastName: Buffer | undefined;
     let lastPlace = 0;
-    for (const [index, row] of rows.entries()) {
-      const name = row.value.subarray(0, derivationBytes);
-      if (lastName === undefined || asBuffer(name).compare(lastName) !== 0) {
-        const found = known.get(latin(name));
-        if (found === undefined) {
-          // Once for a salt, and first of all: what is damaged names a salt that never was.
-          if (!isIntact(row.value, row)) {
-            outcomes[index] = { state: 'corrupt' };
-            continue;
-          }
-          signal.throwIfAborted();
-          if (this.#upgrades && this.#encryptor.isCurrent(row.value)) {
-            outcomes[index] = { state: 'already_current' };
-            continue;
-          }
-          const keys = await this.#keysFor(name);
-          lastPlace = derivations.push({
-            oldKey: Uint8Array.from(keys.oldKey),
-            newKey: Uint8Array.from(keys.newKey),
-            newDerivation: keys.newDerivation,
-          });
-          lastPlace -= 1;
-          known.set(latin(name), lastPlace);
-        } else {
-          lastPlace = found;
+    for (let index = 0; index < page.count; index += 1) {
+      const name = page.value(index).subarray(0, derivationBytes);
+      if (lastName === undefined || !name.equals(lastName)) {
+        const place =
+          known.get(latin(name)) ?? (await this.#place(page.row(index), derivations, signal));
+        if (place >= rowPlan.alreadyCurrent) {
+          plan[index] = place;
+          continue;
         }
+        known.set(latin(name), place);
         lastName = name;
+        lastPlace = place;
       }
-      sent.push(index);
-      places.push(lastPlace);
+      plan[index] = lastPlace;
     }
-    if (sent.length > 0) {
-      const sentRows = sent.map((index) => rows[index] as PageRow);
-      const page = packPage(sentRows, derivations, (index) => places[index] as number);
-      const resealed = await this.#run(page);
-      let at = 0;
-      for (const [order, index] of sent.entries()) {
-        const state = resealed.states[order];
-        if (state === rowState.matched) {
-          const length = resealed.lengths[order] as number;
-          outcomes[index] = {
-            state: 'matched',
-            value: asBuffer(resealed.values).subarray(at, at + length),
-          };
-          at += length;
-        } else {
-          outcomes[index] = { state: state === rowState.corrupt ? 'corrupt' : 'other_password' };
-        }
-      }
-    }
-    return outcomes as RowOutcome[];
+    const resealed = await this.#run({ rows: page.bytes, plan, derivations });
+    page.bytes = resealed.rows;
+    return resealed;
+  }
+
+  /** Once for a salt and page: keys for it, or what is known of the row without any. */
+  async #place(row: PageRow, derivations: DerivedKeys[], signal: AbortSignal): Promise<number> {
+    // First of all: what is damaged names a salt that never was.
+    if (!isIntact(row.value, row)) return rowPlan.corrupt;
+    signal.throwIfAborted();
+    if (this.#upgrades && this.#encryptor.isCurrent(row.value)) return rowPlan.alreadyCurrent;
+    const { oldKey, newKey, newDerivation } = await this.#keysFor(
+      row.value.subarray(0, derivationBytes),
+    );
+    const copy = { oldKey: oldKey.slice(), newKey: newKey.slice(), newDerivation };
+    return derivations.push(copy) - 1;
   }
 
   async close(): Promise<void> {
@@ -152,10 +129,11 @@ export class PasswordResealer implements Resealer {
     this.#keys.clear();
   }
 
-  async #run(page: PackedPage): Promise<ResealedPage> {
-    if (this.#pool === undefined) return resealPage(page, this.#encryptor.random);
-    const resealed = await this.#pool.run(page, { transferList: [page.rows.buffer] });
-    for (const { oldKey, newKey } of page.derivations) {
+  async #run(task: ResealTask): Promise<ResealedPage> {
+    if (this.#threads === 0) return resealPage(task, this.#encryptor.random);
+    this.#pool ??= startPool(this.#threads);
+    const resealed = await this.#pool.run(task, { transferList: [task.rows.buffer] });
+    for (const { oldKey, newKey } of task.derivations) {
       oldKey.fill(0);
       newKey.fill(0);
     }
@@ -179,10 +157,9 @@ export class PasswordResealer implements Resealer {
       : isOwnSalt
         ? this.#encryptor.freshSalt(derivation)
         : derivation;
-    const [oldKey, newKey] = await Promise.all([
-      this.#bytes(oldPassword, derivation),
-      this.#bytes(newPassword, newDerivation),
-    ]);
+    // One behind the other: each takes the memory of an Argon2id.
+    const oldKey = await this.#bytes(oldPassword, derivation);
+    const newKey = await this.#bytes(newPassword, newDerivation);
     return { oldKey, newKey, newDerivation };
   }
 
@@ -210,22 +187,25 @@ export class EncryptorResealer implements Resealer {
     this.#passwords = passwords;
   }
 
-  async reseal(rows: readonly PageRow[], signal: AbortSignal): Promise<RowOutcome[]> {
+  async reseal(page: RowPage, signal: AbortSignal): Promise<ResealedPage> {
     const { oldPassword, newPassword } = this.#passwords;
-    const outcomes: RowOutcome[] = [];
-    for (const row of rows) {
+    const states = new Uint8Array(page.count);
+    const lengths = new Uint32Array(page.count);
+    const values: Uint8Array[] = [];
+    for (const [index, row] of [...page.rows()].entries()) {
       signal.throwIfAborted();
       try {
         const value = await this.#encryptor.decrypt(row.value, oldPassword, row);
         const sealed = await this.#encryptor.encrypt(value, newPassword, row);
-        outcomes.push({ state: 'matched', value: sealed });
+        values.push(sealed);
+        lengths[index] = sealed.length;
+        states[index] = rowState.matched;
       } catch (error) {
-        if (error instanceof InvalidPassword) outcomes.push({ state: 'other_password' });
-        else if (error instanceof CorruptRecord) outcomes.push({ state: 'corrupt' });
-        else throw error;
+        if (error instanceof CorruptRecord) states[index] = rowState.corrupt;
+        else if (!(error instanceof InvalidPassword)) throw error;
       }
     }
-    return outcomes;
+    return { rows: page.bytes, states, lengths, values: Buffer.concat(values) };
   }
 
   async close(): Promise<void> {}
@@ -235,9 +215,9 @@ function latin(bytes: Uint8Array): string {
   return asBuffer(bytes).toString('latin1');
 }
 
-function startPool(threads: number): Piscina<PackedPage, ResealedPage> {
+function startPool(threads: number): Piscina<ResealTask, ResealedPage> {
   const extension = extname(fileURLToPath(import.meta.url));
-  return new Piscina<PackedPage, ResealedPage>({
+  return new Piscina<ResealTask, ResealedPage>({
     filename: new URL(`./reseal-worker${extension}`, import.meta.url).href,
     minThreads: threads,
     maxThreads: threads,
@@ -246,7 +226,7 @@ function startPool(threads: number): Piscina<PackedPage, ResealedPage> {
     // Run from its sources, a thread needs the sources of its neighbours too.
     execArgv: extension === '.ts' ? ['--conditions=keystead-source'] : [],
     // A page and little else: a heap that is left to grow grows.
-    resourceLimits: { maxYoungGenerationSizeMb: 8, maxOldGenerationSizeMb: 64 },
+    resourceLimits: { maxYoungGenerationSizeMb: 2, maxOldGenerationSizeMb: 32 },
     env: {},
   });
 }
