@@ -77,6 +77,38 @@ test.each([
     'storage:\n  type: mysql\n',
     'vault.yaml:1:1 storage: needs either connection_string',
   ],
+  [
+    'plain HTTP for others',
+    'server:\n  host: 0.0.0.0\n',
+    'vault.yaml:2:3 server.host: without TLS it must be a loopback address',
+  ],
+  ['TLS without its files', 'server:\n  tls:\n    enabled: true\n', 'server.tls: needs cert_file'],
+  [
+    'a connection string of another database',
+    'storage:\n  type: postgresql\n  connection_string: "mysql://u:p@h/d"\n',
+    'vault.yaml:3:3 storage.connection_string: must begin with postgres://',
+  ],
+  [
+    'an HSM that is not described',
+    'encryption:\n  key_management: hsm\n',
+    'vault.yaml:1:1 encryption: needs a section named as key_management says',
+  ],
+  ['an audit that is off', 'audit:\n  enabled: false\n', 'the audit cannot be switched off'],
+  [
+    'a token algorithm with a shared secret',
+    'authentication:\n  jwt:\n    issuers:\n      - issuer: x\n        audience: y\n        jwks_file: z\n        algorithms: [HS256]\n',
+    'vault.yaml:7:22 authentication.jwt.issuers.0.algorithms.0',
+  ],
+  [
+    'keys of an issuer over plain HTTP',
+    'authentication:\n  jwt:\n    issuers:\n      - issuer: x\n        audience: y\n        jwks_url: "http://issuer.example/keys"\n',
+    'must be https, or http on a loopback address',
+  ],
+  [
+    'client certificates without their CA',
+    'authentication:\n  certificate:\n    identities:\n      - { subject: "CN=x", roles: [reader] }\n',
+    'needs server.tls.ca_file',
+  ],
   ['a key given twice', 'server:\n  port: 1\n  port: 2\n', 'vault.yaml:3:3'],
   ['a tab', 'server:\n\tport: 1\n', 'vault.yaml:2:1'],
   ['an open bracket', 'server: {port: 1\n', 'vault.yaml:'],
@@ -84,6 +116,23 @@ test.each([
   ['a list', '- a\n', 'vault.yaml:1:1 the file'],
 ])('%s is named with its line', (_what, text, expected) => {
   expect(problemsOf(text).join('\n')).toContain(expected);
+});
+
+test('a URL of the agent link is its host and port', () => {
+  const endpoint = (text: string) =>
+    parseConfiguration(`control_plane:\n  endpoint: "${text}"\n`).control_plane.endpoint;
+  expect(endpoint('https://control.example.com')).toBe('control.example.com:443');
+  expect(endpoint('https://control.example.com:8443/')).toBe('control.example.com:8443');
+  expect(endpoint('control.example.com:8443')).toBe('control.example.com:8443');
+  for (const wrong of ['https://', 'https://u:p@x', 'https://x/path', 'https://x?y']) {
+    expect(() => endpoint(wrong), wrong).toThrow('must be HOST:PORT');
+  }
+});
+
+test('without a control plane the file that init writes is complete and valid', () => {
+  const alone = parseConfiguration(freshConfiguration({ port: 8200 }));
+  expect(alone.control_plane.enabled).toBe(false);
+  expect(alone.authentication.methods).toEqual(['api_key']);
 });
 
 test('too large a file, an alias bomb and any other text are problems, not crashes', () => {

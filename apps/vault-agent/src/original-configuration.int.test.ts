@@ -11,6 +11,7 @@ import { ControlPlane } from './control-plane.fixture.ts';
 
 /** As the original plan writes it; only paths, ports, addresses and passwords are filled in. */
 const original = (facts: {
+  port: number;
   folder: string;
   database: string;
   endpoint: string;
