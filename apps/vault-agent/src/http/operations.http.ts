@@ -101,12 +101,15 @@ class OperationRoute {
     this.#observe = parts.metrics.route(handler.operation.method, handler.operation.path);
   }
 
-  readonly read = async (request: FastifyRequest, reply: FastifyReply): Promise<void> => {
+  readonly read = async (
+    request: FastifyRequest,
+    reply: FastifyReply,
+  ): Promise<FastifyReply | undefined> => {
     const startedMs = performance.now();
     try {
       const admitted = this.#admit(request);
       const caller = admitted instanceof Promise ? await admitted : admitted;
-      this.#send(request, reply, await this.#answer(caller, request));
+      return this.#send(request, reply, await this.#answer(caller, request));
     } finally {
       this.#observe(startedMs);
     }
@@ -131,15 +134,17 @@ class OperationRoute {
     clearTimeout(bodyTimers.get(request));
   };
 
-  readonly write = async (request: FastifyRequest, reply: FastifyReply): Promise<void> => {
+  readonly write = async (
+    request: FastifyRequest,
+    reply: FastifyReply,
+  ): Promise<FastifyReply | undefined> => {
     const startedMs = performance.now();
     try {
       const caller = request.caller as Caller;
       const key = readIdempotencyKey(request.headers['idempotency-key']);
       const isKept = key !== null && this.#operation.streams === 'none';
       if (!isKept) {
-        this.#send(request, reply, await this.#answer(caller, request));
-        return;
+        return this.#send(request, reply, await this.#answer(caller, request));
       }
       const { isRepeated, ...answer } = await this.#parts.idempotency.once(
         caller.identity,
@@ -153,7 +158,7 @@ class OperationRoute {
         await this.#parts.door.perform(caller, { ...errand, effect: 'read' }, () => undefined);
         answer.headers['idempotency-replayed'] = 'true';
       }
-      this.#send(request, reply, answer);
+      return this.#send(request, reply, answer);
     } finally {
       this.#observe(startedMs);
     }
@@ -258,9 +263,14 @@ class OperationRoute {
     });
   }
 
-  #send(request: FastifyRequest, reply: FastifyReply, answer: KeptAnswer | StreamAnswer): void {
+  /** @returns the reply where it is still flowing: without it Fastify would end it */
+  #send(
+    request: FastifyRequest,
+    reply: FastifyReply,
+    answer: KeptAnswer | StreamAnswer,
+  ): FastifyReply | undefined {
     if ('content' in answer) {
-      reply
+      return reply
         .code(this.#operation.status)
         .headers({
           'x-request-id': request.id,
@@ -270,7 +280,6 @@ class OperationRoute {
           'content-disposition': `attachment; filename="${answer.fileName.replaceAll(/[^A-Za-z0-9._-]/g, '_')}"`,
         })
         .send(answer.content);
-      return;
     }
     // Everything is known: it is written as it is, without what Fastify does for answers of any kind.
     reply.hijack();
@@ -289,6 +298,7 @@ class OperationRoute {
       head.push('content-length', String(Buffer.byteLength(body)));
     }
     reply.raw.writeHead(status, head).end(body);
+    return undefined;
   }
 }
 

@@ -1,0 +1,161 @@
+import {
+  formatIdentity,
+  formatRecipient,
+  generateRecipient,
+} from '@keystead/envelope/sealed-stream';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { type Answer, TestAgent } from '../agent-process.fixture.ts';
+
+let agent: TestAgent;
+beforeAll(async () => {
+  agent = await TestAgent.start();
+  await ok('POST', '/v1/namespaces', { name: 'app', tags: ['env=test'] });
+});
+afterAll(() => agent.remove());
+
+async function ok(method: string, path: string, body?: unknown): Promise<Answer['body']> {
+  const answer = await agent.send(method, path, body === undefined ? {} : { body });
+  if (answer.status >= 300) throw new Error(`${method} ${path}: ${answer.status} ${answer.text}`);
+  return answer.body;
+}
+const put = (name: string, value: string, namespace = 'app') =>
+  ok('POST', `/v1/namespaces/${namespace}/secrets`, { name, value });
+const readValue = async (namespace: string, name: string) =>
+  (await ok('GET', `/v1/namespaces/${namespace}/secrets/${name}/value`)).value;
+
+async function exported(body: object, key = agent.adminKey) {
+  const answer = await fetch(`http://127.0.0.1:${agent.port}/v1/namespaces/app/export`, {
+    method: 'POST',
+    headers: { authorization: `Bearer ${key}`, 'content-type': 'application/json' },
+    body: JSON.stringify(body),
+  });
+  return { answer, bytes: Buffer.from(await answer.arrayBuffer()) };
+}
+const imported = (namespace: string, bytes: Buffer, archiveKey: string, query = '', key?: string) =>
+  agent.send('POST', `/v1/namespaces/${namespace}/import${query}`, {
+    bytes,
+    key,
+    headers: { 'content-type': 'application/octet-stream', 'keystead-archive-key': archiveKey },
+  });
+
+test('every change of a secret has its route', async () => {
+  await put('key', 'one');
+  const path = '/v1/namespaces/app/secrets/key';
+  expect(await ok('PATCH', path, { value: 'two', tags: ['t'] })).toMatchObject({ version: 2 });
+  expect(await ok('POST', `${path}/rollback`, { version: 1 })).toMatchObject({ version: 3 });
+  expect(await readValue('app', 'key')).toBe('one');
+  expect(await ok('GET', `${path}/versions`)).toMatchObject({
+    items: [{ version: 3, origin: 'rollback:1' }, { version: 2 }, { version: 1 }],
+    nextCursor: null,
+  });
+  const page = await ok('GET', `${path}/versions?limit=2`);
+  expect(await ok('GET', `${path}/versions?limit=2&cursor=${page.nextCursor}`)).toMatchObject({
+    items: [{ version: 1 }],
+  });
+  expect(await ok('DELETE', `${path}/versions/2`)).toMatchObject({ state: 'deleted' });
+  await ok('POST', `${path}/undelete`, { version: 2 });
+  expect(await ok('POST', `${path}/versions/2/destroy`)).toMatchObject({ state: 'destroyed' });
+  expect(await ok('GET', `${path}/versions/2`)).toMatchObject({ byteLength: 0 });
+  expect(await ok('DELETE', path)).toMatchObject({ state: 'deleted' });
+  expect(await agent.send('GET', `${path}/value`)).toMatchObject({
+    status: 410,
+    body: { code: 'gone' },
+  });
+  expect(await ok('POST', `${path}/undelete`)).toMatchObject({ state: 'active' });
+  expect(await agent.send('POST', `${path}/destroy`)).toMatchObject({ status: 204 });
+  expect(await agent.send('GET', path)).toMatchObject({ status: 404 });
+});
+
+test('namespaces are copied, moved, counted and deleted', async () => {
+  await put('a', 'value of a');
+  for (let reading = 0; reading < 3; reading += 1) await readValue('app', 'a');
+  expect(await ok('POST', '/v1/namespaces/app/copy', { to: 'copy' })).toMatchObject({
+    namespace: { name: 'copy', tags: ['env=test'] },
+    copiedSecrets: 1,
+  });
+  expect(await ok('POST', '/v1/namespaces/copy/move', { to: 'moved' })).toMatchObject({
+    name: 'moved',
+  });
+  expect(await readValue('moved', 'a')).toBe('value of a');
+  expect(await ok('GET', '/v1/namespaces/app/statistics?top=1')).toMatchObject({
+    secretCount: 1,
+    topSecrets: [{ name: 'a', accessCount: 3 }],
+  });
+  const log = await ok('GET', '/v1/namespaces/app/access-log?limit=2');
+  expect(log.items).toHaveLength(2);
+  const next = await ok('GET', `/v1/namespaces/app/access-log?limit=2&cursor=${log.nextCursor}`);
+  expect(next.items).toHaveLength(2);
+  expect(await agent.send('DELETE', '/v1/namespaces/moved?onlyEmpty=true')).toMatchObject({
+    status: 409,
+  });
+  expect(await ok('DELETE', '/v1/namespaces/moved')).toEqual({ name: 'moved', deletedSecrets: 1 });
+});
+
+test('an archive goes out and comes in, for a passphrase and for a recipient', async () => {
+  await put('binary', 'ÿ😀');
+  const passphrase = 'correct horse ü battery staple';
+  const sealed = await exported({ passphrase });
+  expect(sealed.answer.status).toBe(200);
+  expect(sealed.answer.headers.get('content-disposition')).toContain('app.keystead');
+  const inHeader = Buffer.from(passphrase).toString('base64');
+  const dry = await imported('twin', sealed.bytes, inHeader, '?createNamespace=true&dryRun=true');
+  expect(dry).toMatchObject({ status: 200, body: { dryRun: true, created: 2 } });
+  expect(await agent.send('GET', '/v1/namespaces/twin')).toMatchObject({ status: 404 });
+  expect(await imported('twin', sealed.bytes, inHeader)).toMatchObject({ status: 404 });
+  expect(await imported('twin', sealed.bytes, inHeader, '?createNamespace=true')).toMatchObject({
+    status: 200,
+    body: { created: 2 },
+  });
+  expect(await readValue('twin', 'binary')).toBe(await readValue('app', 'binary'));
+  expect(await imported('twin', sealed.bytes, inHeader)).toMatchObject({
+    status: 409,
+    body: { code: 'conflict', detail: expect.stringContaining('twin/a') },
+  });
+  const wrong = Buffer.from('another horse battery staple').toString('base64');
+  for (const key of [wrong, 'not base64!', 'keystead-identity-nonsense', '']) {
+    expect(await imported('twin', sealed.bytes, key), key).toMatchObject({ status: 400 });
+  }
+  const pair = generateRecipient();
+  const forRecipient = await exported({ recipient: formatRecipient(pair.publicKey) });
+  const identity = formatIdentity(pair.privateKey);
+  expect(await imported('twin', forRecipient.bytes, identity, '?existing=replace')).toMatchObject({
+    status: 200,
+    body: { replaced: 2 },
+  });
+  expect(await imported('twin', forRecipient.bytes.subarray(9), identity)).toMatchObject({
+    status: 400,
+  });
+  expect((await exported({ recipient: 'keystead-recipient-x' })).answer.status).toBe(400);
+  expect((await exported({})).answer.status).toBe(400);
+  expect(agent.output).not.toContain(passphrase);
+});
+
+test('whoever may not make a namespace copies nothing to it, moves nothing to it and imports none', async () => {
+  await agent.send('PUT', '/v1/roles/of-app', {
+    body: {
+      permissions: [{ actions: ['namespace.*', 'secret.*'], namespaces: ['app'], secrets: ['*'] }],
+    },
+  });
+  const key = await agent.keyFor(['of-app']);
+  const { bytes } = await exported({ passphrase: 'correct horse battery staple' }, key);
+  const archiveKey = Buffer.from('correct horse battery staple').toString('base64');
+  for (const verb of ['copy', 'move']) {
+    expect(
+      await agent.send('POST', `/v1/namespaces/app/${verb}`, { key, body: { to: 'stolen' } }),
+      verb,
+    ).toMatchObject({ status: 403 });
+  }
+  expect(await imported('stolen', bytes, archiveKey, '?createNamespace=true', key)).toMatchObject({
+    status: 403,
+  });
+  const listed = await agent.send('GET', '/v1/namespaces', { key });
+  expect(listed.body.items.map(({ name }: { name: string }) => name)).toEqual(['app']);
+});
+
+test('the master key is replaced over HTTP, and everything opens', async () => {
+  const before = await ok('GET', '/v1/keys');
+  expect(before).toMatchObject({ provider: 'file', masterVersion: 1, isRotating: false });
+  expect(await ok('POST', '/v1/keys/rotate')).toMatchObject({ masterVersion: 2, resumed: false });
+  expect(await readValue('app', 'a')).toBe('value of a');
+  expect((await ok('GET', '/v1/keys')).masterVersion).toBe(2);
+});
