@@ -150,7 +150,7 @@ export class Door {
       }
     }
     if (role === undefined) return this.#deny(caller, errand, [], undefined);
-    if (this.#decider === undefined || caller.identity.kind === 'system') {
+    if (this.#decider === undefined) {
       return { action, resource, decidedBy: [role], obligations: noObligations };
     }
     const verdict = this.#decider.decide(caller, action, resource);

@@ -383,6 +383,21 @@ test('a set that is damaged denies everything', async () => {
   expect(facts.at(-1)?.context).toMatchObject({ reason: 'corrupt_set' });
 });
 
+test('duties of the agent go on under a set that does not name them, and stop where it does', async () => {
+  const duty = testCaller('rotation');
+  await hold({
+    office: `forbid (principal, action, resource) unless { context has address };`,
+    none: 'permit (principal in Role::"nobody", action, resource);',
+  });
+  expect(await ask(duty, 'secret.rotate')).toBe('done');
+  await hold({
+    frozen: 'forbid (principal is System, action == Action::"secret.rotate", resource);',
+  });
+  expect(await ask(duty, 'secret.rotate')).toMatchObject({ code: 'permission_denied' });
+  expect(facts.at(-1)?.decidedBy).toEqual(['frozen']);
+  expect(await ask(duty, 'backup.create', {})).toBe('done');
+});
+
 test('an override of the owner lets policies be for its time, and everybody is told', async () => {
   await hold({ none: 'forbid (principal, action, resource);' });
   const told: string[] = [];

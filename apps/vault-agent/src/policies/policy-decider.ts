@@ -4,6 +4,9 @@
  * own contract restricts or denies; the set decides; what it asks for besides is carried out.
  *
  * Fails closed: whatever goes wrong in here is a denial.
+ *
+ * The agent's own duties come over no network and have no hours. A policy stops them only where it names
+ * them: where it forbids, and speaks of `System`.
  */
 import type { AgentAction } from '@keystead/contracts/agent-api/actions';
 import { ServiceError } from '@keystead/contracts/errors';
@@ -125,6 +128,9 @@ export class PolicyDecider implements Decider {
     }
     const set = held.active;
     if (set === undefined) return permit([]);
+    if (caller.identity.kind === 'system') {
+      return namesDuties(set.compiled) ? this.#decideDuty(caller, action, resource) : permit([]);
+    }
     const stale = held.staleness;
     if (
       (stale === 'deny' && !neverStale.has(action)) ||
@@ -138,6 +144,23 @@ export class PolicyDecider implements Decider {
     return known instanceof Promise
       ? known.then((given) => this.#weigh(caller, action, resource, given))
       : this.#weigh(caller, action, resource, known);
+  }
+
+  async #decideDuty(
+    caller: Caller,
+    action: AgentAction,
+    resource: ResourceReference,
+  ): Promise<PolicyVerdict> {
+    const facts = await this.#options.facts.read(resource);
+    const set = this.#options.held.active;
+    if (set === undefined) return permit([]);
+    const request = this.#requestOf(caller, action, facts);
+    const decision = decide(set.compiled, request);
+    if (decision.reason !== 'forbidden' && decision.reason !== 'policy_failed') return permit([]);
+    const naming = decision.policyIds.filter((id) => dutyPolicies(set.compiled).has(id));
+    if (naming.length === 0) return permit([]);
+    const told = this.#tell(caller, action, resource, decision.obligations);
+    return deny(naming, { ...contextOf(decision, request, set.number), ...told });
   }
 
   #weigh(
@@ -334,6 +357,25 @@ export class PolicyDecider implements Decider {
     if (wasAllowed === isAllowed) return;
     counts[isAllowed ? 'newlyAllowed' : 'newlyDenied'] += 1;
   }
+}
+
+const namingSystem = new WeakMap<CompiledSet, ReadonlySet<string>>();
+
+/** Policies that forbid and speak of the agent's own duties. */
+function dutyPolicies(set: CompiledSet): ReadonlySet<string> {
+  let ids = namingSystem.get(set);
+  if (ids === undefined) {
+    const found = set.policies.filter(
+      ({ study }) => study.effect === 'forbid' && /\bSystem\b/.test(study.text),
+    );
+    ids = new Set(found.map(({ id }) => id));
+    namingSystem.set(set, ids);
+  }
+  return ids;
+}
+
+function namesDuties(set: CompiledSet): boolean {
+  return dutyPolicies(set).size > 0;
 }
 
 type Context = Record<string, string | number | boolean>;

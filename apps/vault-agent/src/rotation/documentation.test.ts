@@ -26,8 +26,11 @@ test('the policies of the documentation are accepted', () => {
 });
 
 test('the configuration of the documentation is accepted', () => {
-  const [yaml = ''] = blocks('yaml');
-  const { rotation } = parseConfiguration(`${yaml}\ncontrol_plane:\n  enabled: false\n`);
-  expect(Object.keys(rotation.scripts)).toEqual(['crm']);
-  expect(Object.keys(rotation.rotators)).toEqual(['files']);
+  const [scripts = '', webhook = '', ...others] = blocks('yaml');
+  expect(others).toEqual([]);
+  const read = (yaml: string) =>
+    parseConfiguration(`${yaml}\ncontrol_plane:\n  enabled: false\n`).rotation;
+  expect(Object.keys(read(scripts).scripts)).toEqual(['crm']);
+  expect(Object.keys(read(scripts).rotators)).toEqual(['files']);
+  expect(read(webhook).webhook?.events).toEqual(['gave-up', 'due-soon']);
 });

@@ -269,6 +269,12 @@ export class RotationRunner {
         if (ended.outcome !== 'succeeded') throw new RotationFailure('failed', 'not rotated');
       });
     } catch (error) {
+      if (ended === undefined && isDenied(error) && run.new_version === null) {
+        // Nothing was done yet: it failed, as any other attempt.
+        const failure = new RotationFailure('denied', 'A policy forbids to rotate it now');
+        const refused = await journal.enter(run, 'rolling-back', { step: 'begin', failure });
+        ended = await this.#abandon({ lease, journal, caller, secret }, refused);
+      }
       if (ended === undefined) throw await this.#later(journal, run, error);
     }
     if (ended?.ended_at_ms != null) await this.#reportRun(journal, ended);
@@ -783,6 +789,10 @@ export class RotationRunner {
       if (isWoken) this.#wake = end;
     });
   }
+}
+
+function isDenied(error: unknown): boolean {
+  return error instanceof ServiceError && error.code === 'permission_denied';
 }
 
 const defaults = {

@@ -1,4 +1,5 @@
 import { rmSync, writeFileSync } from 'node:fs';
+import { ServiceError } from '@keystead/contracts/errors';
 import fc from 'fast-check';
 import { sql } from 'kysely';
 import { afterEach, beforeEach, expect, test } from 'vitest';
@@ -17,6 +18,8 @@ const day = 86_400;
 let world: RotationWorld;
 let shiftMs: number;
 let agent: Awaited<ReturnType<typeof openRotation>>;
+let isForbidden: boolean;
+let isAuditAway: boolean;
 let crashAt: { step: string; times: number } | undefined;
 
 class Crash extends Error {}
@@ -26,11 +29,20 @@ async function open(): Promise<void> {
   world = makeWorld(folder);
   shiftMs = 0;
   crashAt = undefined;
+  isForbidden = false;
+  isAuditAway = false;
   agent = await openRotation(
     { sql: { kind: 'sqlite', file: ':memory:' }, keyFile: `${folder}/master.key` },
     world,
     {
       now: () => Date.now() + shiftMs,
+      door: {
+        perform: async (_caller, _errand, work) => {
+          if (isForbidden) throw new ServiceError('permission_denied');
+          if (isAuditAway) throw new ServiceError('unavailable');
+          return work({} as never);
+        },
+      },
       onStep: (step) => {
         if (crashAt?.step !== step || crashAt.times === 0) return;
         crashAt.times -= 1;
@@ -249,6 +261,27 @@ test('a notice is given ahead of time, once for each time', async () => {
   pass(day - 3_500);
   await agent.runOnce();
   expect(outcomes()).toEqual(['due-soon 0', 'succeeded 1', 'due-soon 0']);
+});
+
+test('what a policy forbids fails as an attempt; while the audit is away nothing is done, and later it is', async () => {
+  await set({ everySeconds: day, retry: { attempts: 2 } });
+  pass(day + 1);
+  isForbidden = true;
+  await agent.runOnce();
+  expect((await get()).lastRun).toMatchObject({ outcome: 'failed', problem: { code: 'denied' } });
+  isForbidden = false;
+  isAuditAway = true;
+  pass(3_600);
+  await agent.runOnce();
+  expect(await get()).toMatchObject({
+    state: 'running',
+    lastRun: { attempt: 2, newVersion: null },
+  });
+  expect(agent.inForce()).toBe(firstValue);
+  isAuditAway = false;
+  pass(6);
+  await agent.runOnce();
+  expect((await get()).lastRun).toMatchObject({ attempt: 2, outcome: 'succeeded' });
 });
 
 test('a deleted secret is left alone; the rotation of a destroyed one goes with it', async () => {

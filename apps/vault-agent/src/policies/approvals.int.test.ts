@@ -1,0 +1,89 @@
+import {
+  createSqlDatabase,
+  sqlKinds,
+  type TestSqlDatabase,
+} from '@keystead/test-control-plane/sql-database';
+import { openSql, type SqlStore } from '@keystead/vault-store/sql/sql-store';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import type { Caller } from '../access/caller.ts';
+import { migrate } from '../store/migrations.ts';
+import { testCaller } from '../store/vault.fixture.ts';
+import { Approvals } from './approvals.ts';
+import { Overrides } from './overrides.ts';
+import { type PolicyTables, policyMigrations } from './policy-tables.ts';
+
+describe.each(sqlKinds)('approvals and overrides on %s', (kind) => {
+  let database: TestSqlDatabase;
+  let stores: SqlStore<PolicyTables>[];
+  let shiftMs = 0;
+  const now = () => Date.now() + shiftMs;
+  // Two agents, each with a store of its own where several may share one.
+  let agents: Approvals[];
+  beforeAll(async () => {
+    database = await createSqlDatabase(kind);
+    const store = await openSql<PolicyTables>(database.options);
+    stores = kind === 'sqlite' ? [store] : [store, await openSql(database.options)];
+    await migrate(store as unknown as SqlStore<unknown>, policyMigrations, Date.now());
+    agents = [stores[0]!, stores.at(-1)!].map((each) => new Approvals({ store: each, now }));
+  });
+  afterAll(async () => {
+    for (const store of stores) await store.close();
+    await database.drop();
+  });
+  const person = (id: string, roles: string[]): Caller => ({
+    ...testCaller(),
+    identity: { kind: 'api_key', id, name: id, roles },
+  });
+  const requirement = {
+    policyId: 'p',
+    approvers: ['security'],
+    count: 2,
+    expiresAfterSeconds: 600,
+  };
+  const resource = { namespace: 'payments', secret: 'db/password' };
+  const require = (agent: number, who = 'ann') =>
+    agents[agent]!.require(person(who, []), 'secret.read-value', resource, [requirement]);
+
+  test('what one agent parks another decides, and one of many requests uses it', async () => {
+    const asked = await require(0);
+    expect(asked.outcome).toBe('pending');
+    const decide = (agent: number, who: string) =>
+      agents[agent]!.decide(person(who, ['security']), asked.id, 'approve', '');
+    // At the same moment, by different people at different agents.
+    await Promise.all([decide(0, 'bob'), decide(1, 'cid')]);
+    expect((await agents[0]!.get(asked.id)).state).toBe('approved');
+    const used = await Promise.all([0, 1, 0, 1, 0, 1].map((agent) => require(agent)));
+    expect(used.filter(({ outcome }) => outcome === 'granted')).toHaveLength(1);
+  });
+
+  test('lists come in pages by state, what is old is forgotten', async () => {
+    await require(0, 'dora');
+    const all = await agents[1]!.list({ limit: 100 });
+    const first = await agents[1]!.list({ limit: 1 });
+    const rest = await agents[1]!.list({ limit: 100, cursor: first.nextCursor! });
+    expect([...first.items, ...rest.items]).toEqual(all.items);
+    expect((await agents[1]!.list({ limit: 100, state: 'used' })).items).toHaveLength(1);
+    shiftMs = 700_000;
+    expect((await agents[1]!.list({ limit: 100, state: 'pending' })).items).toEqual([]);
+    expect((await agents[1]!.list({ limit: 100, state: 'expired' })).items.length).toBeGreaterThan(
+      0,
+    );
+    shiftMs = 100 * 86_400_000;
+    await agents[0]!.sweep();
+    expect((await agents[1]!.list({ limit: 100 })).items).toEqual([]);
+    shiftMs = 0;
+  });
+
+  test('an override that one agent makes all agents see', async () => {
+    const key = Buffer.alloc(32, 3);
+    const [one, two] = [stores[0]!, stores.at(-1)!].map(
+      (store) => new Overrides({ store, key, now }),
+    );
+    await one!.activate(testCaller('owner'), 'reason: ü', 1);
+    await two!.look();
+    expect(two!.active).toMatchObject({ reason: 'reason: ü', by: 'system:owner' });
+    expect(await two!.revoke()).toBe(true);
+    await one!.look();
+    expect(one!.active).toBeUndefined();
+  });
+});
