@@ -55,9 +55,6 @@ export class AgentReporting {
     });
     names.wipe();
     this.upward.follow(trail);
-    vault.store.breaker.onChange((isAvailable) =>
-      this.upward.notice(isAvailable ? 'STORE_AVAILABLE' : 'STORE_UNAVAILABLE'),
-    );
     door.onSettled(this.upward.settled);
     trail.onFact(this.upward.recorded);
     this.#forwarders = openForwarders(loaded, options.readVariable, log);
