@@ -1,6 +1,6 @@
 /**
- * What an agent does unasked: rotates what is due, replaces the master key in time, forgets old
- * idempotency keys. Of several agents one does what is to be done once, under a lease.
+ * What an agent does unasked: rotates what is due, keeps the schedule of backups, replaces the master key
+ * in time, forgets old idempotency keys. Of several agents one does what is to be done once, under a lease.
  */
 import { randomInt } from 'node:crypto';
 import type { Logger } from 'pino';
@@ -70,11 +70,14 @@ export class AgentDuties {
       random: () => randomInt(2 ** 31) / 2 ** 31,
     });
     guarded.onRotationDue = () => this.#runner.poke();
+    guarded.backup.onReport = upward.backup;
+    guarded.backup.onForced = ({ identity }) => upward.notice('RESTORE_FORCED', { identity });
   }
 
   start(): void {
     this.#runner.start();
     this.#options.guarded.policies.start();
+    this.#options.guarded.backup.start();
     this.#countsTimer = setInterval(() => this.#tellDecisions(), tellDecisionsEveryMs);
     this.#countsTimer.unref();
     const look = () => {
@@ -92,6 +95,7 @@ export class AgentDuties {
     await Promise.all([
       this.#runner.stop(),
       this.#options.guarded.policies.stop(),
+      this.#options.guarded.backup.stop(),
       this.#webhook?.stop(),
       this.#looking,
     ]);
@@ -121,10 +125,26 @@ export class AgentDuties {
     try {
       await guarded.idempotency.sweep();
       await guarded.policies.approvals.sweep();
+      await this.#sweepTokens();
       await this.#replaceMasterKeyInTime();
     } catch (error) {
       log.warn({ err: error }, 'what is done each hour was not done');
     }
+  }
+
+  async #sweepTokens(): Promise<void> {
+    const { guarded, log } = this.#options;
+    await this.#leases.hold('sweep-tokens', leaseTtlMs, async () => {
+      const caller = systemCaller('sweep-tokens', newRequestId(), Date.now());
+      const errand = {
+        action: 'token.delete' as const,
+        operation: 'tokens.sweep',
+        resource: { other: 'tokens' },
+        effect: 'write' as const,
+      };
+      const swept = await guarded.door.perform(caller, errand, () => guarded.tokens.sweepInTime());
+      if (swept > 0) log.info({ swept }, 'expired tokens were swept');
+    });
   }
 
   async #replaceMasterKeyInTime(): Promise<void> {

@@ -6,8 +6,10 @@ import { destination, pino } from 'pino';
 import { checkConfiguration } from './agent-http.ts';
 import { lockoutsFileOf } from './agent-reporting.ts';
 import { addAuditCommands } from './audit/audit-commands.ts';
+import { addBackupCommands } from './backup/backup-commands.ts';
 import { ConfigurationError, loadConfiguration } from './configuration.ts';
 import { EnrollmentRefused, enrollAgent } from './enrollment.ts';
+import { addKeyCommands } from './keys/key-commands.ts';
 import { allKeys, createKey, initialize, revokeKey, withVault } from './local-commands.ts';
 import { unlock } from './observe/lockouts.ts';
 import { addOverrideCommand } from './policies/override-command.ts';
@@ -77,6 +79,12 @@ export function commandLine(): Command {
     });
 
   addApiKeyCommands(program);
+  addBackupCommands(program, (config, work) =>
+    withVault(loadConfiguration(config), readVariable, (guarded, caller) =>
+      work({ backup: guarded.backup, door: guarded.door, caller }),
+    ),
+  );
+  addKeyCommands(program, (file, work) => withVault(loadConfiguration(file), readVariable, work));
   addAuditCommands(program, auditLogsOf);
   addOverrideCommand(program, (file, work) =>
     withVault(loadConfiguration(file), readVariable, work),

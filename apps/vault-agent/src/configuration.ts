@@ -7,10 +7,14 @@ import { readFileSync } from 'node:fs';
 import { isIP } from 'node:net';
 import { dirname, join, resolve } from 'node:path';
 import { parseEndpoint, parseFingerprint } from '@keystead/agent-protocol/link-client';
+import { backupContents } from '@keystead/contracts/agent-api/backup';
+import { backupApiLimits } from '@keystead/contracts/agent-api/backup-limits';
 import { namePattern } from '@keystead/contracts/agent-api/fields';
+import { parseRecipient } from '@keystead/envelope/sealed-stream';
 import { isMap, isScalar, LineCounter, type Node, type ParsedNode, parseDocument } from 'yaml';
 import { z } from 'zod';
 import { tokenAlgorithms } from './access/token-algorithms.ts';
+import { problemOfCron } from './backup/backup-schedule.ts';
 
 const duration = z
   .string()
@@ -273,10 +277,38 @@ const audit = z
   })
   .prefault({});
 
+const keep = z.number().int().min(0).max(backupApiLimits.keepMax).optional();
+
 const backup = z
   .strictObject({
     enabled: z.boolean().default(false),
-    schedule: z.string().max(200).default('0 2 * * *'),
+    /** A cron pattern, UTC. */
+    schedule: z
+      .string()
+      .max(200)
+      .refine((pattern) => problemOfCron(pattern) === undefined, 'must be a cron pattern')
+      .default('0 2 * * *'),
+    contents: z
+      .array(z.enum(backupContents))
+      .min(1)
+      .max(backupContents.length)
+      .default(['secrets', 'access', 'audit', 'configuration']),
+    /** What any rule keeps is kept; the newest always. */
+    retention: z
+      .strictObject({
+        keep_last: keep,
+        keep_days: keep,
+        keep_daily: keep,
+        keep_weekly: keep,
+        keep_monthly: keep,
+      })
+      .default({ keep_last: 7, keep_days: 30, keep_monthly: 12 }),
+    /** `keystead-recipient-…`: who opens backups besides the vault's own key provider. */
+    recipients: z
+      .array(z.string().refine(isReadableBy(parseRecipient), 'must be keystead-recipient-…'))
+      .max(10)
+      .default([]),
+    passphrase: secretSource.optional(),
     destinations: z
       .array(
         z.discriminatedUnion('type', [
@@ -461,6 +493,8 @@ export interface LoadedConfiguration {
   /** Of every section, to tell what changed since the last run without keeping what it says. */
   digests: Record<SectionName, string>;
   digest: string;
+  /** Absolute, of the file itself. */
+  file: string;
   /** Absolute, for a path in the file. */
   locate: (path: string) => string;
 }
@@ -494,6 +528,7 @@ export function loadConfiguration(file: string): LoadedConfiguration {
     configuration,
     digests,
     digest: digestOf(digests),
+    file: resolve(file),
     locate: (relative) => resolve(directory, relative),
   };
 }

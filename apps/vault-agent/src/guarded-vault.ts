@@ -14,6 +14,9 @@ import { Roles } from './access/roles.ts';
 import { auditHandlers } from './audit/audit.http.ts';
 import { AuditReader } from './audit/audit-reader.ts';
 import { AuditTrail } from './audit/audit-trail.ts';
+import { AgentBackups } from './backup/agent-backups.ts';
+import { backupMigrations } from './backup/backup-tables.ts';
+import { backupHandlers } from './backup/backups.http.ts';
 import { durationMs, type LoadedConfiguration, sizeBytes } from './configuration.ts';
 import type { AgentHandler } from './http/handler.ts';
 import { Idempotency } from './http/idempotency.ts';
@@ -31,6 +34,8 @@ import type { RotatorPermissions } from './rotation/rotators/rotators.ts';
 import { secretHandlers } from './secrets/secrets.http.ts';
 import type { Migration } from './store/migrations.ts';
 import { Vault } from './store/vault.ts';
+import { TokenVault } from './tokens/token-vault.ts';
+import { tokenHandlers } from './tokens/tokens.http.ts';
 
 /** Steps of every domain that keeps something in the store. */
 const migrations: readonly Migration[] = [
@@ -39,6 +44,7 @@ const migrations: readonly Migration[] = [
   ...leaseMigrations,
   ...rotationMigrations,
   ...policyMigrations,
+  ...backupMigrations,
 ];
 
 export interface GuardedVaultOptions {
@@ -60,17 +66,21 @@ export class GuardedVault {
   readonly idempotency: Idempotency;
   readonly rotations: Rotations;
   readonly policies: VaultPolicies;
+  readonly tokens: TokenVault;
   /** What vault.yaml lets rotations start. */
   rotators: RotatorPermissions;
   /** Somebody asked for a rotation: wakes whoever carries them out. */
   onRotationDue: () => void = () => undefined;
   readonly #provider: KeyProvider;
+  #backup: AgentBackups | undefined;
 
   private constructor(
-    { vault, trail, provider }: { vault: Vault; trail: AuditTrail; provider: KeyProvider },
+    parts: { vault: Vault; tokens: TokenVault; trail: AuditTrail; provider: KeyProvider },
     { loaded, log }: GuardedVaultOptions,
   ) {
+    const { vault, tokens, trail, provider } = parts;
     this.vault = vault;
+    this.tokens = tokens;
     this.trail = trail;
     this.rotators = rotatorsOf(loaded);
     this.audit = new AuditReader(trail);
@@ -131,8 +141,19 @@ export class GuardedVault {
         retentionDays: audit.retention_days,
         log,
       });
-      const guarded = new GuardedVault({ vault, trail, provider }, options);
+      const tokens = await TokenVault.open(vault.store, (error) =>
+        log.warn({ err: error }, 'a rekey stopped before its end'),
+      );
+      const guarded = new GuardedVault({ vault, tokens, trail, provider }, options);
       await guarded.book.open();
+      const { door } = guarded;
+      guarded.#backup = await AgentBackups.open({
+        ...options,
+        vault,
+        provider,
+        door,
+        auditLog: logFile,
+      });
       return guarded;
     } catch (error) {
       await trail?.stop().catch(() => undefined);
@@ -140,6 +161,11 @@ export class GuardedVault {
       await provider.close().catch(() => undefined);
       throw error;
     }
+  }
+
+  get backup(): AgentBackups {
+    if (this.#backup === undefined) throw new Error('the vault is not open');
+    return this.#backup;
   }
 
   /** Everything that can be asked of it over HTTP. */
@@ -154,13 +180,17 @@ export class GuardedVault {
       ...accessHandlers({ book, apiKeys, roles }),
       ...auditHandlers(this.audit),
       ...this.policies.handlers(),
+      ...tokenHandlers(this.tokens),
+      ...backupHandlers(this.backup.backups),
     ];
   }
 
   /** Nothing is lost by calling it twice, or after something failed. */
   async close(): Promise<void> {
+    await this.#backup?.stop().catch(() => undefined);
     await this.book.close().catch(() => undefined);
     await this.trail.stop().catch(() => undefined);
+    await this.tokens.close().catch(() => undefined);
     await this.vault.close().catch(() => undefined);
     await this.#provider.close().catch(() => undefined);
   }

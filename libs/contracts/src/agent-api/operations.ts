@@ -1,12 +1,15 @@
 /** Every operation of the agent's own API. What is not in here is not in its OpenAPI document. */
 import { accessOperations } from './access.ts';
 import { auditOperations } from './audit.ts';
+import { backupOperations } from './backup.ts';
 import { keyOperations } from './keys.ts';
 import { namespaceOperations } from './namespaces.ts';
 import type { AgentOperation } from './operation.ts';
 import { policyOperations } from './policies.ts';
+import { recordOperations } from './records.ts';
 import { rotationOperations } from './rotation.ts';
 import { secretOperations } from './secrets.ts';
+import { tokenOperations } from './tokens.ts';
 
 export const agentOperations: readonly AgentOperation[] = [
   ...namespaceOperations,
@@ -16,6 +19,7 @@ export const agentOperations: readonly AgentOperation[] = [
   ...auditOperations,
   ...accessOperations,
   ...policyOperations,
+  ...backupOperations,
 ];
 
 const ids = new Set(agentOperations.map(({ id }) => id));
