@@ -82,3 +82,55 @@ test('a set reaches the agents of a rollout within seconds, and one that was awa
   );
   await here.kill();
 }, 180_000);
+
+test('kill −9 of policy, gateway and an agent in the middle of a rollout: it finishes, nobody holds a mixture', async () => {
+  const names = ['canary', 'second', 'third'];
+  const agents = await Promise.all(
+    names.map((name) => plane.startAgent(api, { name, vault: name })),
+  );
+  type Item = { id: string; name: string; vault: { id: string } };
+  const fleet = async () =>
+    (await api.get<{ items: Item[] }>('/v1/agents?status=online')).items.filter(({ name }) =>
+      names.includes(name),
+    );
+  await eventually(fleet, (items) => expect(items).toHaveLength(3));
+  const items = await fleet();
+  const policyIds = [
+    await published('strict', 'permit(principal in Role::"admin", action, resource);'),
+  ];
+  const set = await api.post<{ id: string }>('/v1/policy-sets', { name: 'strict', policyIds });
+  const signed = await api.post<{ number: number; digest: string }>(
+    `/v1/policy-sets/${set.id}/versions`,
+    {},
+  );
+  const vaultOf = (name: string) => items.find((item) => item.name === name)?.vault.id;
+  const rollout = await api.post<{ id: string }>('/v1/rollouts', {
+    policySetId: set.id,
+    target: { kind: 'vaults', vaultIds: names.map(vaultOf) },
+    stages: [
+      { vaults: { kind: 'named', vaultIds: [vaultOf('canary')] }, watchSeconds: 0 },
+      { vaults: { kind: 'all' }, watchSeconds: 0 },
+    ],
+  });
+  await agents[1]?.kill();
+  for (const name of ['policy', 'gateway'] as const) {
+    await plane.services[name].kill();
+    await plane.services[name].start();
+  }
+  agents[1]?.start();
+  await eventually(
+    () => api.get<{ state: string }>(`/v1/rollouts/${rollout.id}`),
+    ({ state }) => expect(state).toBe('completed'),
+  );
+  for (const { id } of items) {
+    await eventually(
+      () => api.get<AgentPolicy>(`/v1/agents/${id}/policy`),
+      (policy) =>
+        expect(policy).toMatchObject({
+          state: 'active',
+          held: { number: signed.number, digest: signed.digest },
+        }),
+    );
+  }
+  await Promise.all(agents.map((agent) => agent.kill()));
+}, 180_000);

@@ -13,6 +13,11 @@ import {
   generateAgentKey,
 } from '@keystead/agent-protocol/certificate-request';
 import { formatAgentUri, peerIdentityOf } from '@keystead/agent-protocol/peer-identity';
+import {
+  commandSignerUri,
+  organizationSignerUri,
+  verifiedSigner,
+} from '@keystead/agent-protocol/policy-set-signature';
 import { newUuid } from '@keystead/contracts/ids';
 import { Pkcs10CertificateRequestGenerator } from '@peculiar/x509';
 import fc from 'fast-check';
@@ -120,6 +125,29 @@ test('a server certificate covers names and addresses, for at most thirty days',
   expect(leaf.keyUsage).toEqual(['1.3.6.1.5.5.7.3.1']);
   expect(leaf.validToDate.getTime() - nowMs).toBeLessThanOrEqual(30 * dayMs);
   expect(peerIdentityOf(leaf, 'keystead.test')).toBeUndefined();
+});
+
+test('signers of policy sets and of commands are no agents, no servers, and each what it says', async () => {
+  const organizationId = newUuid();
+  const key = await requestOf(await generateAgentKey());
+  const set = await authority.issuePolicySigner(key, organizationId);
+  const command = await authority.issueCommandSigner(key);
+  const expected = [
+    [set, organizationSignerUri('keystead.test', organizationId), 365],
+    [command, commandSignerUri('keystead.test'), 30],
+  ] as const;
+  for (const [{ certificate, chain }, uri, days] of expected) {
+    const leaf = new X509Certificate(certificate);
+    expect(leaf.subjectAltName).toBe(`URI:${uri}`);
+    expect(leaf.keyUsage).toEqual(['1.3.6.1.5.5.7.3.3']);
+    expect(leaf.validToDate.getTime() - nowMs).toBeLessThanOrEqual(days * dayMs);
+    expect(peerIdentityOf(leaf, 'keystead.test')).toBeUndefined();
+    const found = verifiedSigner(
+      chain.slice(0, 2).map((pem) => new X509Certificate(pem).raw),
+      { uri, root: new X509Certificate(root.certificate), nowMs },
+    );
+    expect(found?.serialNumber).toBe(leaf.serialNumber);
+  }
 });
 
 test('no certificate outlives its issuer', async () => {
