@@ -1,5 +1,5 @@
 /**
- * vault.yaml (R10.6): nine sections, every key known. What is wrong is named with its line and column.
+ * vault.yaml: nine sections, every key known. What is wrong is named with its line and column.
  * Paths are relative to the file.
  */
 import { createHash } from 'node:crypto';

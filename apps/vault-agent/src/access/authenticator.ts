@@ -41,7 +41,7 @@ export interface AuthenticatorOptions {
   /** Of all of them at an address together. */
   crowd: Allowance;
   now: () => number;
-  /** Told of each lock: guessing at an address, or of one key (R8.6). */
+  /** Told of each lock: guessing at an address, or of one key. */
   onLock?: (kind: 'address' | 'key', guesses: number, keyPrefix: string | undefined) => void;
 }
 
