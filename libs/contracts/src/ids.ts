@@ -29,6 +29,7 @@ export const idPrefixes = {
   policySet: 'pst',
   rollout: 'rol',
   record: 'rec',
+  rekey: 'rky',
   namespace: 'ns',
   secret: 'sec',
   rotation: 'rot',

@@ -130,11 +130,20 @@ export class Vault {
   async rekey(options: RekeyOptions): Promise<RekeyResult> {
     this.#requireOpen();
     const { oldPassword, newPassword, ...run } = options;
+    this.requireRekey(options);
+    return this.#run(oldPassword, newPassword, false, run);
+  }
+
+  /** What {@link rekey} asks of two passwords, before anything is begun. */
+  requireRekey({
+    oldPassword,
+    newPassword,
+  }: Pick<RekeyOptions, 'oldPassword' | 'newPassword'>): void {
     requirePassword(oldPassword);
     requireNewPassword(newPassword, this.#parts.validators);
-    if (oldPassword.normalize('NFC') === newPassword.normalize('NFC'))
+    if (oldPassword.normalize('NFC') === newPassword.normalize('NFC')) {
       throw new PasswordUnchanged();
-    return this.#run(oldPassword, newPassword, false, run);
+    }
   }
 
   /**

@@ -20,6 +20,8 @@ export const agentOperations: readonly AgentOperation[] = [
   ...accessOperations,
   ...policyOperations,
   ...backupOperations,
+  ...tokenOperations,
+  ...recordOperations,
 ];
 
 const ids = new Set(agentOperations.map(({ id }) => id));

@@ -124,7 +124,7 @@ describe.each(sqlKinds)('on %s', (kind) => {
       const { records, batchRecords, randomDeaths } = isFull ? full : short;
       const { store, oldKey, newKey, otherKey } = await fill(made, records);
       const others = Math.ceil(records / 3);
-      let [from, to] = [one, two];
+      let [from, to]: [string, string] = [one, two];
       let deaths = 0;
       let unreadable = 0;
       const order = (dieAt: ChildOrder['dieAt']): ChildOrder => ({

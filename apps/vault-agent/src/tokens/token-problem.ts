@@ -1,0 +1,55 @@
+/** What an error of the vault store is to a caller of the API. */
+import { type ErrorCode, ServiceError } from '@keystead/contracts/errors';
+import { VaultError, type VaultErrorCode } from '@keystead/vault-store/vault-error';
+import { isStoreAway } from '../store/store-breaker.ts';
+
+const codes: Record<VaultErrorCode, ErrorCode> = {
+  token_required: 'invalid_request',
+  invalid_token: 'invalid_request',
+  token_already_exists: 'conflict',
+  token_expired: 'gone',
+  value_required: 'invalid_request',
+  value_refused: 'invalid_request',
+  value_too_large: 'payload_too_large',
+  value_is_not_text: 'unprocessable',
+  password_required: 'invalid_request',
+  password_too_long: 'invalid_request',
+  password_refused: 'invalid_request',
+  password_unchanged: 'invalid_request',
+  invalid_password: 'unprocessable',
+  invalid_data: 'invalid_request',
+  invalid_time: 'invalid_request',
+  invalid_id: 'invalid_request',
+  invalid_query: 'invalid_request',
+  invalid_cursor: 'invalid_cursor',
+  invalid_setting: 'invalid_request',
+  record_not_found: 'not_found',
+  record_already_exists: 'conflict',
+  record_changed: 'conflict',
+  corrupt_record: 'unprocessable',
+  schema_missing: 'internal',
+  schema_too_new: 'internal',
+  rekey_taken_over: 'conflict',
+  rekey_failed: 'unavailable',
+  vault_closed: 'unavailable',
+};
+
+/** No message of the vault store holds a password, a value or a token. */
+export function tokenProblem(error: unknown): unknown {
+  if (error instanceof ServiceError) return error;
+  if (error instanceof VaultError) {
+    const code = codes[error.code];
+    if (code === 'not_found') return new ServiceError('not_found');
+    if (code === 'internal') return error;
+    const detail = `${error.message.charAt(0).toUpperCase()}${error.message.slice(1)}`;
+    return new ServiceError(code, { detail, cause: error });
+  }
+  if (isStoreAway(error)) {
+    return new ServiceError('unavailable', {
+      detail: 'The store of the vault is not available at the moment',
+      retryAfterSeconds: 1,
+      cause: error,
+    });
+  }
+  return error;
+}

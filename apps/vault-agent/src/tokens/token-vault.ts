@@ -1,0 +1,334 @@
+/**
+ * The token vault of an agent: the vault store on the agent's own database, asked by callers that the
+ * door has let in. Passwords come with a request and go with it; their keys stay five minutes.
+ */
+import type { AgentInput } from '@keystead/contracts/agent-api/operation';
+import type * as records from '@keystead/contracts/agent-api/records';
+import type * as contract from '@keystead/contracts/agent-api/tokens';
+import type { RecordFacts, RekeyRun } from '@keystead/contracts/agent-api/tokens';
+import { notFound, ServiceError } from '@keystead/contracts/errors';
+import type { VaultRecord } from '@keystead/vault-store/record';
+import { type RecordQuery, recordQuery, type TimeRange } from '@keystead/vault-store/record-query';
+import type { VaultSchema } from '@keystead/vault-store/schema';
+import { openVault, type Vault } from '@keystead/vault-store/vault';
+import type { Caller } from '../access/caller.ts';
+import type { AgentStore } from '../store/agent-store.ts';
+import { RekeyRuns } from './rekey-runs.ts';
+import { tokenProblem } from './token-problem.ts';
+import { tokenVaultLimits } from './token-vault-limits.ts';
+
+type CreateBody = AgentInput<typeof contract.createToken>['body'] & { id?: string | undefined };
+type Filters = AgentInput<typeof records.countRecords>['query'];
+type ListQuery = AgentInput<typeof records.listRecords>['query'];
+
+export class TokenVault {
+  readonly #vault: Vault;
+  readonly #store: AgentStore;
+  readonly runs: RekeyRuns;
+
+  private constructor(vault: Vault, store: AgentStore, onError: (error: unknown) => void) {
+    this.#vault = vault;
+    this.#store = store;
+    this.runs = new RekeyRuns(Date.now, onError);
+  }
+
+  /** Makes or completes its tables. */
+  static async open(store: AgentStore, onError: (error: unknown) => void): Promise<TokenVault> {
+    const vault = await openVault({ sql: store.as<VaultSchema>() });
+    return new TokenVault(vault, store, onError);
+  }
+
+  create(body: CreateBody): Promise<RecordFacts> {
+    return this.#ask(async ({ records }) => {
+      const { value, encoding, password, token, data, expiresAt, id } = body;
+      return factsOf(
+        await records.create({
+          value: bytesOf(value, encoding),
+          password,
+          data,
+          expiresAtMs: timeOf(expiresAt),
+          ...(id === undefined ? {} : { id }),
+          ...(token === undefined ? {} : { token }),
+        }),
+      );
+    });
+  }
+
+  readValue(body: AgentInput<typeof contract.readToken>['body']) {
+    return this.#ask(async ({ tokens }) => {
+      const { token, password, encoding } = body;
+      return shown(await tokens.readBytes(token, password), encoding);
+    });
+  }
+
+  readValues(body: AgentInput<typeof contract.readTokens>['body']) {
+    return this.#ask(async ({ tokens }) => {
+      const { readings } = await tokens.readMany(body.tokens, body.password);
+      return {
+        items: readings.map((reading) =>
+          reading.status === 'found'
+            ? { token: reading.token, status: reading.status, ...shown(reading.bytes, undefined) }
+            : reading,
+        ),
+      };
+    });
+  }
+
+  exists(token: string) {
+    return this.#ask(async ({ tokens }) => ({ exists: await tokens.exists(token) }));
+  }
+
+  update(body: AgentInput<typeof contract.updateToken>['body']) {
+    return this.#ask(async ({ tokens }) => {
+      const { token, value, encoding, password } = body;
+      await tokens.update(token, bytesOf(value, encoding), password);
+      return {};
+    });
+  }
+
+  upsert(body: AgentInput<typeof contract.upsertToken>['body']) {
+    return this.#ask(async ({ tokens }) => {
+      const { token, value, encoding, password, data, expiresAt } = body;
+      const outcome = await tokens.upsert(token, bytesOf(value, encoding), {
+        password,
+        ...(data === undefined ? {} : { data }),
+        ...(expiresAt === undefined ? {} : { expiresAtMs: timeOf(expiresAt) }),
+      });
+      return { outcome };
+    });
+  }
+
+  renew(token: string, expiresAt: string | null) {
+    return this.#ask(async ({ tokens }) => {
+      await tokens.renew(token, timeOf(expiresAt));
+      return {};
+    });
+  }
+
+  changePassword(body: AgentInput<typeof contract.changeTokenPasswords>['body']) {
+    return this.#ask(async ({ tokens }) => ({
+      items: await tokens.changePassword(body.tokens, body.oldPassword, body.newPassword),
+    }));
+  }
+
+  softDelete(reference: { token: string } | { id: string }) {
+    return this.#ask(async ({ records }) => {
+      await records.softDelete(reference);
+      return {};
+    });
+  }
+
+  delete(reference: { token: string } | { id: string }) {
+    return this.#ask(async ({ records }) => {
+      await records.delete(reference);
+      return {};
+    });
+  }
+
+  restore(token: string) {
+    return this.#ask(async ({ tokens }) => {
+      await tokens.restore(token);
+      return {};
+    });
+  }
+
+  restoreRecord(id: string): Promise<RecordFacts> {
+    return this.#ask(async ({ records }) => {
+      await records.restore({ id });
+      return factsOf(await records.findById(id));
+    });
+  }
+
+  sweep(mode: 'soft' | 'hard', graceMs: number) {
+    return this.#ask(async ({ tokens }) => {
+      const { swept } = await tokens.sweepExpired({ mode, graceMs });
+      return { swept };
+    });
+  }
+
+  /** The agent's own duty. */
+  async sweepInTime(): Promise<number> {
+    const marked = await this.sweep('soft', tokenVaultLimits.markExpiredAfterMs);
+    const deleted = await this.sweep('hard', tokenVaultLimits.deleteExpiredAfterMs);
+    return marked.swept + deleted.swept;
+  }
+
+  list(query: ListQuery) {
+    return this.#ask(async ({ records }) => {
+      let asked = queryOf(query).orderBy(sortColumns[query.sort], query.direction);
+      asked = asked.limit(query.limit);
+      if (query.cursor !== undefined) asked = asked.after(query.cursor);
+      const { records: found, next } = await records.list(
+        asked.select(
+          'id',
+          'token',
+          'data',
+          'createdAtMs',
+          'updatedAtMs',
+          'expiresAtMs',
+          'softDeletedAtMs',
+        ),
+      );
+      return { items: found.map(factsOf), nextCursor: next };
+    });
+  }
+
+  count(filters: Filters) {
+    return this.#ask(async ({ records }) => ({ count: await records.count(queryOf(filters)) }));
+  }
+
+  get(id: string): Promise<RecordFacts> {
+    return this.#ask(async ({ records }) =>
+      factsOf(await records.find({ id }, { withSoftDeleted: true })),
+    );
+  }
+
+  updateRecord(
+    id: string,
+    { data, expiresAt }: AgentInput<typeof records.updateRecord>['body'],
+  ): Promise<RecordFacts> {
+    return this.#ask(async ({ records }) =>
+      factsOf(
+        await records.update(
+          { id },
+          {
+            ...(data === undefined ? {} : { data }),
+            ...(expiresAt === undefined ? {} : { expiresAtMs: timeOf(expiresAt) }),
+          },
+        ),
+      ),
+    );
+  }
+
+  rekey(caller: Caller, body: AgentInput<typeof contract.startRekey>['body']): Promise<RekeyRun> {
+    const { oldPassword, newPassword, dryRun, timeoutSeconds } = body;
+    return this.#ask(async (vault) => {
+      vault.requireRekey({ oldPassword, newPassword });
+      return this.runs.start({
+        kind: 'rekey',
+        dryRun,
+        timeoutSeconds,
+        requestedBy: caller.identity.name,
+        work: (options) => vault.rekey({ oldPassword, newPassword, ...options }),
+      });
+    });
+  }
+
+  upgrade(
+    caller: Caller,
+    body: AgentInput<typeof contract.startUpgrade>['body'],
+  ): Promise<RekeyRun> {
+    const { password, dryRun, timeoutSeconds } = body;
+    return this.#ask(async (vault) =>
+      this.runs.start({
+        kind: 'upgrade',
+        dryRun,
+        timeoutSeconds,
+        requestedBy: caller.identity.name,
+        work: (options) => vault.upgrade({ password, ...options }),
+      }),
+    );
+  }
+
+  async close(): Promise<void> {
+    await this.runs.stop();
+    await this.#vault.close();
+  }
+
+  /** @throws ServiceError for whatever the vault store says */
+  async #ask<T>(work: (vault: Vault) => Promise<T>): Promise<T> {
+    if (!this.#store.breaker.isAvailable) {
+      throw new ServiceError('unavailable', {
+        detail: 'The store of the vault is not available at the moment',
+        retryAfterSeconds: 1,
+      });
+    }
+    try {
+      return await work(this.#vault);
+    } catch (error) {
+      throw tokenProblem(error);
+    }
+  }
+}
+
+const sortColumns = {
+  id: 'id',
+  createdAt: 'createdAtMs',
+  updatedAt: 'updatedAtMs',
+  expiresAt: 'expiresAtMs',
+} as const;
+
+type Shown = Omit<VaultRecord, 'sealedValue'>;
+
+/** @throws ServiceError `not_found` where there is none */
+function factsOf(record: Shown | undefined): RecordFacts {
+  if (record === undefined) throw notFound();
+  const time = (ms: number | null) => (ms === null ? null : new Date(ms).toISOString());
+  return {
+    id: record.id,
+    token: record.token,
+    data: { ...record.data },
+    createdAt: new Date(record.createdAtMs).toISOString(),
+    updatedAt: new Date(record.updatedAtMs).toISOString(),
+    expiresAt: time(record.expiresAtMs),
+    softDeletedAt: time(record.softDeletedAtMs),
+  };
+}
+
+function queryOf(filters: Filters): RecordQuery {
+  const range = (from: string | undefined, before: string | undefined): TimeRange => ({
+    ...(from === undefined ? {} : { fromMs: Date.parse(from) }),
+    ...(before === undefined ? {} : { beforeMs: Date.parse(before) }),
+  });
+  let query = recordQuery()
+    .created(range(filters.createdFrom, filters.createdBefore))
+    .updated(range(filters.updatedFrom, filters.updatedBefore));
+  if (filters.expiresFrom !== undefined || filters.expiresBefore !== undefined) {
+    query = query.expires(range(filters.expiresFrom, filters.expiresBefore));
+  }
+  if (filters.expiry === 'expired') query = query.expired();
+  if (filters.expiry === 'not-expired') query = query.notExpired();
+  if (filters.softDeleted === 'with') query = query.withSoftDeleted();
+  if (filters.softDeleted === 'only') query = query.onlySoftDeleted();
+  if ((filters.dataName === undefined) !== (filters.dataValue === undefined)) {
+    throw new ServiceError('invalid_request', {
+      detail: 'dataName and dataValue are given together',
+    });
+  }
+  if (filters.dataName !== undefined && filters.dataValue !== undefined) {
+    query = query.withData(filters.dataName, filters.dataValue);
+  }
+  return query;
+}
+
+const strictText = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
+
+/** @throws ServiceError where text was asked for and it is none */
+function shown(bytes: Uint8Array, encoding: 'text' | 'base64' | undefined) {
+  if (encoding !== 'base64') {
+    try {
+      return { value: strictText.decode(bytes), encoding: 'text' as const };
+    } catch {
+      if (encoding === 'text') {
+        throw new ServiceError('unprocessable', {
+          detail: 'The value is not UTF-8 text; ask for it in base64',
+        });
+      }
+    }
+  }
+  return { value: Buffer.from(bytes).toString('base64'), encoding: 'base64' as const };
+}
+
+/** @throws ServiceError where it is no base64 */
+function bytesOf(value: string, encoding: 'text' | 'base64'): string | Uint8Array {
+  if (encoding === 'text') return value;
+  const bytes = Buffer.from(value, 'base64');
+  if (bytes.toString('base64') !== value) {
+    throw new ServiceError('invalid_request', { detail: 'body /value: is not base64' });
+  }
+  return bytes;
+}
+
+function timeOf(instant: string | null): number | null {
+  return instant === null ? null : Date.parse(instant);
+}

@@ -1,0 +1,114 @@
+import { createHash } from 'node:crypto';
+import * as records from '@keystead/contracts/agent-api/records';
+import * as contract from '@keystead/contracts/agent-api/tokens';
+import { type AgentHandler, handler } from '../http/handler.ts';
+import type { TokenVault } from './token-vault.ts';
+
+/** A token opens nothing without its password, but its first letters are enough to tell it by. */
+const nameOf = (token: string) =>
+  `token:${createHash('sha256').update(token).digest('hex').slice(0, 16)}`;
+const about = ({ body }: { body: { token: string } }) => ({ other: nameOf(body.token) });
+const aboutSome = ({ body }: { body: { tokens: readonly string[] } }) => ({
+  other: body.tokens.length === 1 ? nameOf(body.tokens[0] as string) : 'tokens',
+});
+const aboutRecord = ({ params }: { params: { id: string } }) => ({ other: `record:${params.id}` });
+const aboutRun = ({ params }: { params: { id: string } }) => ({ other: `rekey:${params.id}` });
+
+export function tokenHandlers(tokens: TokenVault): AgentHandler[] {
+  return [
+    handler(contract.createToken, {
+      resource: ({ body }) => (body.token === undefined ? {} : { other: nameOf(body.token) }),
+      run: (_caller, { body }) => tokens.create(body),
+    }),
+    handler(contract.readToken, {
+      resource: about,
+      run: (_caller, { body }) => tokens.readValue(body),
+    }),
+    handler(contract.readTokens, {
+      resource: aboutSome,
+      run: (_caller, { body }) => tokens.readValues(body),
+    }),
+    handler(contract.tokenExists, {
+      resource: about,
+      run: (_caller, { body }) => tokens.exists(body.token),
+    }),
+    handler(contract.updateToken, {
+      resource: about,
+      run: (_caller, { body }) => tokens.update(body),
+    }),
+    handler(contract.upsertToken, {
+      resource: about,
+      also: (input) => [{ action: 'token.create', resource: about(input) }],
+      run: (_caller, { body }) => tokens.upsert(body),
+    }),
+    handler(contract.renewToken, {
+      resource: about,
+      run: (_caller, { body }) => tokens.renew(body.token, body.expiresAt),
+    }),
+    handler(contract.changeTokenPasswords, {
+      resource: aboutSome,
+      run: (_caller, { body }) => tokens.changePassword(body),
+    }),
+    handler(contract.softDeleteToken, {
+      resource: about,
+      run: (_caller, { body }) => tokens.softDelete({ token: body.token }),
+    }),
+    handler(contract.restoreToken, {
+      resource: about,
+      run: (_caller, { body }) => tokens.restore(body.token),
+    }),
+    handler(contract.deleteToken, {
+      resource: about,
+      run: (_caller, { body }) => tokens.delete({ token: body.token }),
+    }),
+    handler(contract.sweepTokens, {
+      resource: () => ({ other: 'tokens' }),
+      run: (_caller, { body }) => tokens.sweep(body.mode, body.graceSeconds * 1_000),
+    }),
+    handler(contract.startRekey, {
+      resource: () => ({ other: 'tokens' }),
+      run: (caller, { body }) => tokens.rekey(caller, body),
+    }),
+    handler(contract.startUpgrade, {
+      resource: () => ({ other: 'tokens' }),
+      run: (caller, { body }) => tokens.upgrade(caller, body),
+    }),
+    handler(contract.listRekeys, {
+      resource: () => ({ other: 'tokens' }),
+      run: () => ({ items: tokens.runs.list() }),
+    }),
+    handler(contract.readRekey, {
+      resource: aboutRun,
+      run: (_caller, { params }) => tokens.runs.get(params.id),
+    }),
+    handler(contract.abortRekey, {
+      resource: aboutRun,
+      run: (_caller, { params }) => tokens.runs.abort(params.id),
+    }),
+    handler(records.createRecord, {
+      resource: ({ body }) => (body.id === undefined ? {} : { other: `record:${body.id}` }),
+      run: (_caller, { body }) => tokens.create(body),
+    }),
+    handler(records.listRecords, { run: (_caller, { query }) => tokens.list(query) }),
+    handler(records.countRecords, { run: (_caller, { query }) => tokens.count(query) }),
+    handler(records.readRecord, {
+      resource: aboutRecord,
+      run: (_caller, { params }) => tokens.get(params.id),
+    }),
+    handler(records.updateRecord, {
+      resource: aboutRecord,
+      run: (_caller, { params, body }) => tokens.updateRecord(params.id, body),
+    }),
+    handler(records.deleteRecord, {
+      resource: aboutRecord,
+      run: (_caller, { params, query }) =>
+        query.mode === 'hard'
+          ? tokens.delete({ id: params.id })
+          : tokens.softDelete({ id: params.id }),
+    }),
+    handler(records.restoreRecord, {
+      resource: aboutRecord,
+      run: (_caller, { params }) => tokens.restoreRecord(params.id),
+    }),
+  ];
+}
