@@ -242,6 +242,8 @@ async function run(config: string): Promise<void> {
       log.error({ reason: (error as Error).message }, 'the configuration stays as it was');
     }
   });
+  // A limit on the size of files is a full disk, not the end.
+  process.on('SIGXFSZ', () => log.error('a file may not grow: the limit on its size is reached'));
   process.on('uncaughtException', (error) =>
     log.error({ error: String(error) }, 'unexpected error'),
   );

@@ -1,4 +1,4 @@
-import { readFileSync, writeFileSync } from 'node:fs';
+import { readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:http';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
@@ -152,6 +152,38 @@ test('stopped and started again, the chain goes on', async () => {
   expect((await agent.send('POST', '/v1/audit/verify', { body: {} })).body).toMatchObject({
     ok: true,
   });
+});
+
+test('what cannot be audited is refused with 503 within two seconds, and was not done', async () => {
+  const careful = await TestAgent.start((yaml) =>
+    yaml.replace('log_file: "audit.log"', 'log_file: "audit/audit.log"'),
+  );
+  try {
+    const create = (name: string) => careful.send('POST', '/v1/namespaces', { body: { name } });
+    expect((await create('before')).status).toBe(201);
+    const folder = join(careful.folder, 'audit');
+    renameSync(folder, `${folder}-away`);
+    for (const attempt of [() => create('blocked'), () => careful.send('GET', '/v1/namespaces')]) {
+      const sinceMs = performance.now();
+      const refused = await attempt();
+      expect(refused.status).toBe(503);
+      expect(refused.body.code).toBe('unavailable');
+      expect(performance.now() - sinceMs).toBeLessThan(2_000);
+    }
+    expect((await careful.send('GET', '/readyz')).status).toBe(503);
+    expect((await careful.send('GET', '/metrics')).text).toContain('vault_audit_blocked 1');
+    renameSync(`${folder}-away`, folder);
+    await careful.until(async () => (await careful.send('GET', '/readyz')).status === 200);
+    const names = (await careful.send('GET', '/v1/namespaces')).body.items.map(
+      ({ name }: { name: string }) => name,
+    );
+    expect(names).toEqual(['before']);
+    const log = readFileSync(join(folder, 'audit.log'), 'utf8');
+    expect(log).toContain('"type":"resumed"');
+    expect((await careful.send('POST', '/v1/audit/verify', { body: {} })).body.ok).toBe(true);
+  } finally {
+    await careful.remove();
+  }
 });
 
 test('who is denied too often is locked where that is asked for, and the owner unlocks', async () => {
