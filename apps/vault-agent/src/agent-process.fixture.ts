@@ -123,7 +123,7 @@ export class TestAgent {
       });
     }
     this.#exited = new Promise((resolve) => child.once('close', resolve));
-    await this.until(() => /"msg":"serving"/.test(this.#output) || child.exitCode !== null);
+    await this.until(() => /"msg":"serving"/.test(this.#output) || child.exitCode !== null, 60_000);
     const port = /"port":(\d+)/.exec(this.#output)?.[1];
     if (port === undefined) throw new Error(`it did not start: ${this.#output}`);
     this.port = Number(port);
