@@ -290,20 +290,24 @@ export class RotationJournal {
       noticed_due_ms: null,
       uses_base: secret.accessCount,
     });
-    await queries
-      .deleteFrom('rotation_retirement')
-      .where('secret_id', '=', run.secret_id)
-      .where('version', '=', run.old_version)
-      .execute();
-    await queries
-      .insertInto('rotation_retirement')
-      .values({
-        secret_id: run.secret_id,
-        version: run.old_version,
-        due_at_ms: nowMs + policy.overlapSeconds * 1_000,
-        failures: 0,
-      })
-      .execute();
+    // Also what somebody wrote meanwhile, where it did not work.
+    for (const version of new Set([run.old_version, secret.currentVersion])) {
+      if (version === run.new_version) continue;
+      await queries
+        .deleteFrom('rotation_retirement')
+        .where('secret_id', '=', run.secret_id)
+        .where('version', '=', version)
+        .execute();
+      await queries
+        .insertInto('rotation_retirement')
+        .values({
+          secret_id: run.secret_id,
+          version,
+          due_at_ms: nowMs + policy.overlapSeconds * 1_000,
+          failures: 0,
+        })
+        .execute();
+    }
     return ended;
   }
 

@@ -445,7 +445,10 @@ export class RotationRunner {
         return journal.enter(run, 'rolling-back', { step: 'promote', failure });
       }
       // Somebody wrote another value meanwhile. Where that one works, it is what was wanted last.
-      if (await this.#currentWorks(running, run)) return this.#abandon(running, run, 'overtaken');
+      const now = await journal.secret(secret.id);
+      if (now !== undefined && (await this.#currentWorks(running, run))) {
+        return this.#abandon(running, run, 'overtaken', now.currentVersion);
+      }
       await promote({});
     }
     await this.#step('promoted');
@@ -465,21 +468,27 @@ export class RotationRunner {
     }
   }
 
+  /** Back to what readers get now: the value before, or what somebody wrote meanwhile. */
   async #rollBack(running: Running, run: RunRow, next: RotationValue | undefined): Promise<RunRow> {
     if (run.new_version === null) return this.#abandon(running, run);
     await this.#step('rolling-back');
     const { rotator, journal } = running;
+    const version = (await journal.secret(run.secret_id))?.currentVersion ?? run.old_version;
+    const isOvertaken = version !== run.old_version;
+    if (isOvertaken && (await this.#currentWorks(running, run))) {
+      return this.#abandon(running, run, 'overtaken', version);
+    }
     let value: RotationValue;
     try {
       value = await this.#nextOf(running, run, next);
-      await this.#timed(running, run, (work) => rotator.rollBack(work, value));
-      await this.#timed(running, run, (work) => rotator.verify(work, work.current));
+      await this.#timed(running, run, (work) => rotator.rollBack(work, value), version);
+      await this.#timed(running, run, (work) => rotator.verify(work, work.current), version);
     } catch (error) {
       const problem = this.#problem(running, 'rollBack', error);
       // Where the value before cannot be had back and the new one works, the new one it is.
       try {
         value = await this.#nextOf(running, run, next);
-        await this.#timed(running, run, (work) => rotator.verify(work, value));
+        await this.#timed(running, run, (work) => rotator.verify(work, value), version);
       } catch {
         this.#requireGoingOn(running.lease);
         return this.#postpone(running, run, problem);
@@ -487,7 +496,7 @@ export class RotationRunner {
       return journal.enter(run, 'promoting');
     }
     await this.#step('rolled-back');
-    return this.#abandon(running, run);
+    return this.#abandon(running, run, isOvertaken ? 'overtaken' : 'failed', version);
   }
 
   async #postpone(
@@ -524,23 +533,33 @@ export class RotationRunner {
     running: Omit<Running, 'rotator'>,
     run: RunRow,
     outcome: 'failed' | 'overtaken' = 'failed',
+    /** What is in force; where somebody has written another since, the run goes on as it is. */
+    inForce?: number,
   ): Promise<RunRow> {
     const { journal, caller, secret } = running;
     let ended = run;
     if (run.new_version === null) {
       ended = await journal.write((queries) => journal.failIn(queries, run, secret, outcome));
     } else {
-      await this.#options.secrets.abandonVersion(
-        caller,
-        secret.namespace,
-        secret.name,
-        run.new_version,
-        this.#along(running, async (queries) => {
-          ended = await journal.failIn(queries, run, secret, outcome);
-        }),
-      );
+      await this.#options.secrets
+        .abandonVersion(
+          caller,
+          secret.namespace,
+          secret.name,
+          run.new_version,
+          this.#along(running, async (queries) => {
+            const now = await findRotatedSecret(queries, secret.id);
+            if (inForce !== undefined && now !== undefined && now.currentVersion !== inForce) {
+              throw new Overtaken();
+            }
+            ended = await journal.failIn(queries, run, now ?? secret, outcome);
+          }),
+        )
+        .catch((error: unknown) => {
+          if (!(error instanceof Overtaken)) throw error;
+        });
     }
-    await this.#step('abandoned');
+    if (ended.ended_at_ms !== null) await this.#step('abandoned');
     return ended;
   }
 
@@ -656,8 +675,9 @@ export class RotationRunner {
     { lease, rotator, secret }: Running,
     run: RunRow,
     call: (work: RotationWork) => Promise<T>,
+    currentVersion: number = run.old_version,
   ): Promise<T> {
-    const current = await this.#currentOf(secret, run.old_version);
+    const current = await this.#currentOf(secret, currentVersion);
     return this.#withSignal(lease, rotator.timeoutMs, (signal) =>
       call(this.#work(secret, current, signal)),
     );
@@ -790,6 +810,9 @@ export class RotationRunner {
     });
   }
 }
+
+/** Somebody wrote a value between the proof of another and the end of the run. */
+class Overtaken extends Error {}
 
 function isDenied(error: unknown): boolean {
   return error instanceof ServiceError && error.code === 'permission_denied';
