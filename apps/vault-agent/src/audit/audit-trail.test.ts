@@ -1,6 +1,7 @@
 import { spawn } from 'node:child_process';
 import {
   appendFileSync,
+  copyFileSync,
   existsSync,
   mkdirSync,
   readFileSync,
@@ -322,6 +323,19 @@ test('a log that is deleted under the agent is told, gone on with, and found by 
   await trail.record(fact(3));
   const { problem } = await verifyAudit(logFile);
   expect(problem).toMatchObject({ kind: 'missing_entries', sequence: 1 });
+});
+
+test('a log that is replaced under the agent is not written past: what is there is gone on with', async () => {
+  const logFile = freshLogFile();
+  const trail = await begin(logFile);
+  await trail.record(fact(1));
+  copyFileSync(logFile, `${logFile}.copy`);
+  renameSync(`${logFile}.copy`, logFile);
+  await refusedAfterMs(trail);
+  await until(() => trail.blocked === undefined);
+  await trail.record(fact(2));
+  expect(requestIds(logFile)).toEqual(['req-1', 'req-2']);
+  expect(await verifyAudit(logFile)).toMatchObject({ ok: true });
 });
 
 test.each([
