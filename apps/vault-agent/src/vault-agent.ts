@@ -326,7 +326,11 @@ function needsRestart(
   { configuration: after }: LoadedConfiguration,
 ): boolean {
   const rest = (configuration: Configuration) => {
-    if (name === 'authentication' || name === 'rotation') return {};
+    // Whether clients are asked for a certificate is settled when the server starts to listen.
+    if (name === 'authentication') {
+      return configuration.authentication.methods.includes('certificate');
+    }
+    if (name === 'rotation') return {};
     const section: Record<string, unknown> = { ...configuration[name] };
     if (name === 'monitoring') delete section.log_level;
     if (name === 'server') {

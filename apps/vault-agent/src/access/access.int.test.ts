@@ -117,6 +117,7 @@ test('every decision is in the audit with its request, and no value', async () =
     value({ ...sending, headers: { 'x-request-id': id } });
   await send({}, 'audited-allowed');
   await send({ key }, 'audited-denied');
+  await send({ key: '' }, 'audited-nobody');
   await send({ key: `ksv_${'a'.repeat(12)}_${'b'.repeat(49)}` }, 'audited-unknown');
   const entries = agent.audit();
   const of = (id: string) => entries.filter(({ requestId }) => requestId === id);
@@ -134,6 +135,9 @@ test('every decision is in the audit with its request, and no value', async () =
   ]);
   expect(of('audited-unknown')).toMatchObject([
     { result: 'denied', action: 'authenticate', context: { reason: 'mistyped' } },
+  ]);
+  expect(of('audited-nobody')).toMatchObject([
+    { result: 'denied', code: 'unauthenticated', identity: { kind: 'anonymous' } },
   ]);
   const text = JSON.stringify(entries);
   expect(text).not.toContain('canary-hunter2');

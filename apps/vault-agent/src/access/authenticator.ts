@@ -102,9 +102,7 @@ export class Authenticator {
     }
     const credential = bearerOf(authorization);
     if (credential === undefined) {
-      throw new ServiceError('unauthenticated', {
-        detail: 'Send "Authorization: Bearer" with an API key or a token',
-      });
+      return this.#refuseUnknown(knocking);
     }
     if (looksLikeApiKey(credential)) {
       if (!this.#methods.apiKeys) throw new ServiceError('invalid_credentials');
@@ -172,7 +170,7 @@ export class Authenticator {
     this.#crowd.take(network);
   }
 
-  #byCertificate(knocking: Knocking): Caller {
+  #byCertificate(knocking: Knocking): Caller | Promise<Caller> {
     const { socket } = knocking;
     const rules = this.#methods.certificates;
     if (rules !== undefined && socket instanceof TLSSocket) {
@@ -182,6 +180,13 @@ export class Authenticator {
         return this.#caller(knocking, seen.identity);
       }
     }
+    return this.#refuseUnknown(knocking);
+  }
+
+  /** Nothing was shown that could be right or wrong. */
+  async #refuseUnknown(knocking: Knocking): Promise<never> {
+    this.#countAttempt(knocking.socket.remoteAddress ?? '', '');
+    await this.#recordRefusal(knocking, 'unauthenticated', '', { reason: 'no credentials' });
     throw new ServiceError('unauthenticated', {
       detail: 'Send "Authorization: Bearer" with an API key or a token',
     });
@@ -214,23 +219,32 @@ export class Authenticator {
     const address = knocking.socket.remoteAddress ?? '';
     const lock = isGuess ? this.#guard.guessed(address) : undefined;
     if (lock?.isNew === false) return locked(lock);
-    await this.#record({
+    await this.#recordRefusal(knocking, 'invalid_credentials', keyPrefix, {
+      reason,
+      ...(lock ? { guesses: lock.guesses, lockedForSeconds: lock.retryAfterSeconds } : {}),
+    });
+    if (lock) this.#onLock?.('address', lock.guesses, undefined);
+    return new ServiceError('invalid_credentials');
+  }
+
+  #recordRefusal(
+    knocking: Knocking,
+    code: 'unauthenticated' | 'invalid_credentials',
+    keyPrefix: string,
+    context: NonNullable<AuditFact['context']>,
+  ): Promise<void> {
+    return this.#record({
       requestId: knocking.requestId,
       identity: { kind: 'anonymous', id: keyPrefix, name: '' },
-      address,
+      address: knocking.socket.remoteAddress ?? '',
       action: 'authenticate',
       operation: 'authenticate',
       resource: {},
       phase: 'outcome',
       result: 'denied',
-      code: 'invalid_credentials',
-      context: {
-        reason,
-        ...(lock ? { guesses: lock.guesses, lockedForSeconds: lock.retryAfterSeconds } : {}),
-      },
+      code,
+      context,
     });
-    if (lock) this.#onLock?.('address', lock.guesses, undefined);
-    return new ServiceError('invalid_credentials');
   }
 }
 

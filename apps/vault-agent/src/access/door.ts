@@ -47,7 +47,15 @@ export interface Errand {
   /** The work shows only what `caller.sees`. */
   narrows?: boolean;
   /** What the work does besides, decided before it as well. */
-  also?: readonly { action: AgentAction; resource: ResourceReference }[] | undefined;
+  also?: readonly AlsoNeeded[] | undefined;
+}
+
+/** What an operation does besides its own action, e.g. a copy makes something at its target. */
+export interface AlsoNeeded {
+  action: AgentAction;
+  resource: ResourceReference;
+  /** A right that the operation's own action stands for where policies decide, so roles alone are asked. */
+  byRoles?: true;
 }
 
 export type Settled = (errand: Errand, result: AuditResult, durationMs: number) => void;
@@ -111,8 +119,9 @@ export class Door {
     const begunMs = this.#monotonicMs();
     const decided = this.#decide(caller, errand);
     const decision = decided instanceof Promise ? await decided : decided;
-    for (const { action, resource } of errand.also ?? []) {
-      await this.#decide(caller, { ...errand, action, resource, narrows: false, also: undefined });
+    for (const { action, resource, byRoles } of errand.also ?? []) {
+      const more = { ...errand, action, resource, narrows: false, also: undefined };
+      await this.#decide(caller, more, byRoles);
     }
     if (errand.effect === 'write') {
       await this.#record(caller, errand, 'started', 'started', decision);
@@ -135,7 +144,7 @@ export class Door {
     await this.#trail.record(fact);
   }
 
-  #decide(caller: Caller, errand: Errand): Decision | Promise<Decision> {
+  #decide(caller: Caller, errand: Errand, byRoles = false): Decision | Promise<Decision> {
     const { action, resource } = errand;
     const locked = this.#lockout?.(caller.identity);
     if (locked !== undefined) {
@@ -150,7 +159,7 @@ export class Door {
       }
     }
     if (role === undefined) return this.#deny(caller, errand, [], undefined);
-    if (this.#decider === undefined) {
+    if (this.#decider === undefined || byRoles) {
       return { action, resource, decidedBy: [role], obligations: noObligations };
     }
     const verdict = this.#decider.decide(caller, action, resource);

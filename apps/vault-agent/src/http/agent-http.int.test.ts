@@ -110,6 +110,23 @@ test('the same request with the same key is done once, and answered as it was', 
   expect((await made()).body.key).toBe((await made()).body.key);
 });
 
+test('who has lost a right is not told either what was answered under it', async () => {
+  await agent.send('PUT', '/v1/roles/passing', {
+    body: { permissions: [{ actions: ['secret.create'], namespaces: ['app'] }] },
+  });
+  const key = await agent.keyFor(['passing']);
+  const send = () =>
+    agent.send('POST', '/v1/namespaces/app/secrets', {
+      key,
+      body: { name: 'passing', value: 'x' },
+      headers: { 'idempotency-key': 'passing' },
+    });
+  expect(await send()).toMatchObject({ status: 201 });
+  expect(await send()).toMatchObject({ status: 201 });
+  await agent.send('DELETE', '/v1/roles/passing');
+  expect(await send()).toMatchObject({ status: 403 });
+});
+
 test('of many at once with one key one is done', async () => {
   const answers = await Promise.all(
     Array.from({ length: 20 }, () =>

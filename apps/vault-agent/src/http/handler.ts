@@ -1,19 +1,13 @@
 /** What answers an operation: one expression that the HTTP adapter calls after its checks. */
 
 import type { Readable } from 'node:stream';
-import type { AgentAction } from '@keystead/contracts/agent-api/actions';
 import type {
   AgentInput,
   AgentOperation,
   AgentOutput,
 } from '@keystead/contracts/agent-api/operation';
 import type { Caller, ResourceReference } from '../access/caller.ts';
-
-/** What an operation does besides its own action, e.g. a copy makes something at its target. */
-export interface AlsoNeeded {
-  action: AgentAction;
-  resource: ResourceReference;
-}
+import type { AlsoNeeded } from '../access/door.ts';
 
 export interface AgentHandler {
   operation: AgentOperation;

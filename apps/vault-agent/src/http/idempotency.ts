@@ -36,6 +36,7 @@ export class Idempotency {
 
   /**
    * @param request what was asked, byte for byte
+   * @param work calls `begins` before the first thing that may change anything
    * @throws ServiceError `idempotency_conflict` for another request under the key, `conflict` while the
    * first one is under way or where its end is unknown, and what the work throws
    */
@@ -43,7 +44,7 @@ export class Idempotency {
     identity: CallerIdentity,
     key: string,
     request: Uint8Array | string,
-    work: () => Promise<KeptAnswer>,
+    work: (begins: () => void) => Promise<KeptAnswer>,
   ): Promise<KeptAnswer & { isRepeated: boolean }> {
     const id = hash('sha256', JSON.stringify([identity.kind, identity.id, key]), 'base64url');
     const digest = hash('sha256', request, 'base64url');
@@ -51,11 +52,13 @@ export class Idempotency {
     const kept = await this.#claim(id, digest, nowMs);
     if (kept !== undefined) return { ...kept, isRepeated: true };
     let answer: KeptAnswer;
+    let hasBegun = false;
     try {
-      answer = await work();
+      answer = await work(() => {
+        hasBegun = true;
+      });
     } catch (error) {
-      // What was refused has changed nothing, and may be tried again; of a failure nobody knows.
-      if (error instanceof ServiceError && error.code !== 'internal') await this.#forget(id);
+      if (!hasBegun || isRefusal(error)) await this.#forget(id);
       throw error;
     }
     const sealed = seal(this.#key, Buffer.from(JSON.stringify(answer)), placeOf(id));
@@ -131,3 +134,12 @@ export class Idempotency {
 }
 
 const placeOf = (id: string) => associatedData('idempotency', id);
+
+/**
+ * What was refused has changed nothing, and may be tried again. Of a failure nobody knows, and what was
+ * `unavailable` may have been done all the same: the commit whose answer was lost, the outcome that the
+ * audit could not take any more.
+ */
+function isRefusal(error: unknown): boolean {
+  return error instanceof ServiceError && error.code !== 'internal' && error.code !== 'unavailable';
+}

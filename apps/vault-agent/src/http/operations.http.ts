@@ -142,7 +142,9 @@ class OperationRoute {
     try {
       const caller = request.caller as Caller;
       const key = readIdempotencyKey(request.headers['idempotency-key']);
-      const isKept = key !== null && this.#operation.streams === 'none';
+      // A reading changes nothing that a repetition could do twice, and its values are not kept.
+      const isKept =
+        key !== null && this.#operation.streams === 'none' && this.#operation.effect === 'write';
       if (!isKept) {
         return this.#send(request, reply, await this.#answer(caller, request));
       }
@@ -150,7 +152,7 @@ class OperationRoute {
         caller.identity,
         key,
         requestBytes(this.#operation, request),
-        async () => (await this.#answer(caller, request)) as KeptAnswer,
+        async (begins) => (await this.#answer(caller, request, begins)) as KeptAnswer,
       );
       if (isRepeated) {
         // Who may not do it any more is not told either what it answered.
@@ -218,13 +220,18 @@ class OperationRoute {
     };
   }
 
-  async #answer(caller: Caller, request: FastifyRequest): Promise<KeptAnswer | StreamAnswer> {
+  async #answer(
+    caller: Caller,
+    request: FastifyRequest,
+    begins: () => void = () => undefined,
+  ): Promise<KeptAnswer | StreamAnswer> {
     const input = this.#readInput(request);
     const asked = this.#openCursor(caller.identity, input);
     const operation = this.#operation;
-    const output = await this.#parts.door.perform(caller, this.#errand(input), () =>
-      this.#handler.run(caller, input, streamsOf(operation, request)),
-    );
+    const output = await this.#parts.door.perform(caller, this.#errand(input), () => {
+      begins();
+      return this.#handler.run(caller, input, streamsOf(operation, request));
+    });
     if (operation.streams === 'out') return output as StreamAnswer;
     if (asked !== undefined) this.#sealCursor(caller.identity, output, asked);
     return this.#keep(request, output as Record<string, unknown>);
