@@ -24,7 +24,7 @@ import type { BackupSchema } from './backup-tables.ts';
 import { Backups } from './backups.ts';
 import type { BackupDestination } from './destination.ts';
 import { DirectoryDestination } from './directory-destination.ts';
-import { openS3 } from './s3-destination.ts';
+import { S3Destination } from './s3-destination.ts';
 import { SftpDestination } from './sftp-destination.ts';
 
 export interface AgentBackupsOptions {
@@ -92,10 +92,9 @@ export class AgentBackups {
   /** @throws ConfigurationError where a file or a variable that is named is not there */
   static async open(options: AgentBackupsOptions): Promise<AgentBackups> {
     const { loaded, readVariable } = options;
-    const destinations: BackupDestination[] = [];
-    for (const each of loaded.configuration.backup.destinations) {
-      destinations.push(await destinationOf(each, loaded, readVariable));
-    }
+    const destinations = loaded.configuration.backup.destinations.map((each) =>
+      destinationOf(each, loaded, readVariable),
+    );
     const labels = new Set(destinations.map(({ label }) => label));
     if (labels.size < destinations.length) {
       throw new ConfigurationError(['backup.destinations: two are the same place']);
@@ -120,16 +119,16 @@ export class AgentBackups {
 
 type Backup = Configuration['backup'];
 
-async function destinationOf(
+function destinationOf(
   destination: Backup['destinations'][number],
   { locate }: LoadedConfiguration,
   readVariable: ReadVariable,
-): Promise<BackupDestination> {
+): BackupDestination {
   switch (destination.type) {
     case 'local':
       return new DirectoryDestination(locate(destination.path));
     case 's3':
-      return openS3({
+      return new S3Destination({
         bucket: destination.bucket,
         region: destination.region,
         prefix: destination.prefix,

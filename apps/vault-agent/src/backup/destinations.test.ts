@@ -14,7 +14,7 @@ import { afterAll, expect, test } from 'vitest';
 import { destinationSuite, failure, never, temporaryFile } from './destination-suite.fixture.ts';
 import { DirectoryDestination } from './directory-destination.ts';
 import { FakeS3 } from './s3.fixture.ts';
-import { openS3, type S3Options } from './s3-destination.ts';
+import { S3Destination, type S3Options } from './s3-destination.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'keystead-destinations-'));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
@@ -35,7 +35,7 @@ async function s3Subject(more: Partial<S3Options> = {}) {
   const server = new FakeS3();
   const endpoint = await server.start();
   const { bucket, region, credentials } = server;
-  const destination = await openS3({
+  const destination = new S3Destination({
     bucket,
     region,
     endpoint,

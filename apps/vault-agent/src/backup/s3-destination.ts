@@ -33,7 +33,13 @@ export interface S3Options {
 
 type Sdk = typeof import('@aws-sdk/client-s3');
 
-export async function openS3(options: S3Options): Promise<S3Destination> {
+interface Opened {
+  sdk: Sdk;
+  client: S3Client;
+}
+
+/** The SDK is large: it is loaded when it is first needed, not when an agent starts. */
+async function open(options: S3Options): Promise<Opened> {
   const sdk = await import('@aws-sdk/client-s3');
   const client = new sdk.S3Client({
     region: options.region,
@@ -50,28 +56,25 @@ export async function openS3(options: S3Options): Promise<S3Destination> {
     ...(options.endpoint === undefined ? {} : { endpoint: options.endpoint }),
     ...(options.credentials === undefined ? {} : { credentials: options.credentials }),
   });
-  return new S3Destination(options, sdk, client);
+  return { sdk, client };
 }
 
 export class S3Destination implements BackupDestination {
   readonly label: string;
-  readonly #bucket: string;
+  readonly #options: S3Options;
   readonly #prefix: string;
-  readonly #sdk: Sdk;
-  readonly #client: S3Client;
+  #opening: Promise<Opened> | undefined;
 
-  constructor(options: S3Options, sdk: Sdk, client: S3Client) {
+  constructor(options: S3Options) {
     const prefix = (options.prefix ?? '').replaceAll(/^\/+|\/+$/g, '');
-    this.#bucket = options.bucket;
+    this.#options = options;
     this.#prefix = prefix === '' ? '' : `${prefix}/`;
     this.label = `s3:${options.bucket}${prefix === '' ? '' : `/${prefix}`}`;
-    this.#sdk = sdk;
-    this.#client = client;
   }
 
   async put(name: string, file: string, signal: AbortSignal): Promise<void> {
     const target = this.#object(name);
-    await this.#explained(async () => {
+    await this.#explained(async ({ sdk, client }) => {
       const { size } = await stat(file);
       const { Upload } = await import('@aws-sdk/lib-storage');
       const abortController = new AbortController();
@@ -81,7 +84,7 @@ export class S3Destination implements BackupDestination {
       const source = createReadStream(file, { highWaterMark: 1_024 * 1_024 });
       try {
         await new Upload({
-          client: this.#client,
+          client,
           params: { ...target, Body: source, ContentType: 'application/octet-stream' },
           partSize: limits.s3PartBytes,
           queueSize: limits.s3PartsAtOnce,
@@ -92,8 +95,8 @@ export class S3Destination implements BackupDestination {
         signal.removeEventListener('abort', abort);
         source.destroy();
       }
-      const head = new this.#sdk.HeadObjectCommand(target);
-      const { ContentLength } = await this.#client.send(head, { abortSignal: signal });
+      const head = new sdk.HeadObjectCommand(target);
+      const { ContentLength } = await client.send(head, { abortSignal: signal });
       if (ContentLength !== size) {
         throw new DestinationError(
           this.label,
@@ -106,22 +109,22 @@ export class S3Destination implements BackupDestination {
 
   async read(name: string, signal: AbortSignal): Promise<Readable> {
     const target = this.#object(name);
-    return this.#explained(async () => {
-      const command = new this.#sdk.GetObjectCommand(target);
-      const { Body } = await this.#client.send(command, { abortSignal: signal });
+    return this.#explained(async ({ sdk, client }) => {
+      const command = new sdk.GetObjectCommand(target);
+      const { Body } = await client.send(command, { abortSignal: signal });
       if (Body === undefined) throw new DestinationError(this.label, 'unavailable', 'is empty');
       return Body as Readable;
     }, signal);
   }
 
   async list(signal: AbortSignal): Promise<StoredFile[]> {
-    return this.#explained(async () => {
+    return this.#explained(async ({ sdk, client }) => {
       const files: StoredFile[] = [];
       let token: string | undefined;
       do {
-        const answer = await this.#client.send(
-          new this.#sdk.ListObjectsV2Command({
-            Bucket: this.#bucket,
+        const answer = await client.send(
+          new sdk.ListObjectsV2Command({
+            Bucket: this.#options.bucket,
             Prefix: this.#prefix,
             Delimiter: '/',
             ContinuationToken: token,
@@ -144,18 +147,19 @@ export class S3Destination implements BackupDestination {
   async remove(name: string, signal: AbortSignal): Promise<void> {
     const target = this.#object(name);
     await this.#explained(
-      () => this.#client.send(new this.#sdk.DeleteObjectCommand(target), { abortSignal: signal }),
+      ({ sdk, client }) =>
+        client.send(new sdk.DeleteObjectCommand(target), { abortSignal: signal }),
       signal,
     );
   }
 
   async removeUnfinished(signal: AbortSignal): Promise<void> {
-    await this.#explained(async () => {
+    await this.#explained(async ({ sdk, client }) => {
       let marker: { KeyMarker?: string; UploadIdMarker?: string } | undefined = {};
       while (marker !== undefined) {
-        const answer: ListMultipartUploadsCommandOutput = await this.#client.send(
-          new this.#sdk.ListMultipartUploadsCommand({
-            Bucket: this.#bucket,
+        const answer: ListMultipartUploadsCommandOutput = await client.send(
+          new sdk.ListMultipartUploadsCommand({
+            Bucket: this.#options.bucket,
             Prefix: this.#prefix,
             ...marker,
           }),
@@ -163,8 +167,8 @@ export class S3Destination implements BackupDestination {
         );
         for (const { Key = '', UploadId } of answer.Uploads ?? []) {
           if (!isBackupFileName(Key.slice(this.#prefix.length))) continue;
-          await this.#client.send(
-            new this.#sdk.AbortMultipartUploadCommand({ Bucket: this.#bucket, Key, UploadId }),
+          await client.send(
+            new sdk.AbortMultipartUploadCommand({ Bucket: this.#options.bucket, Key, UploadId }),
             { abortSignal: signal },
           );
         }
@@ -179,17 +183,18 @@ export class S3Destination implements BackupDestination {
   }
 
   async close(): Promise<void> {
-    this.#client.destroy();
+    (await this.#opening)?.client.destroy();
   }
 
   #object(name: string): { Bucket: string; Key: string } {
     requireFileName(name);
-    return { Bucket: this.#bucket, Key: this.#prefix + name };
+    return { Bucket: this.#options.bucket, Key: this.#prefix + name };
   }
 
-  async #explained<T>(work: () => Promise<T>, signal: AbortSignal): Promise<T> {
+  async #explained<T>(work: (opened: Opened) => Promise<T>, signal: AbortSignal): Promise<T> {
     try {
-      return await work();
+      this.#opening ??= open(this.#options);
+      return await work(await this.#opening);
     } catch (error) {
       if (error instanceof DestinationError) throw error;
       signal.throwIfAborted();
