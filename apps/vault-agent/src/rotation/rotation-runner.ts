@@ -590,7 +590,7 @@ export class RotationRunner {
         const retired = await this.#valueOf(secret, row.version);
         const current = await this.#valueOf(secret, secret.currentVersion);
         await this.#withSignal(lease, rotator.timeoutMs, (signal) =>
-          rotator.retire(this.#work(secret, current, signal), retired),
+          rotator.retire(this.#work(caller, secret, current, signal), retired),
         );
         await this.#options.secrets.retireVersion(
           caller,
@@ -672,14 +672,14 @@ export class RotationRunner {
 
   /** A step of the rotator with the values it needs, within its time. */
   async #timed<T>(
-    { lease, rotator, secret }: Running,
+    { caller, lease, rotator, secret }: Running,
     run: RunRow,
     call: (work: RotationWork) => Promise<T>,
     currentVersion: number = run.old_version,
   ): Promise<T> {
     const current = await this.#currentOf(secret, currentVersion);
     return this.#withSignal(lease, rotator.timeoutMs, (signal) =>
-      call(this.#work(secret, current, signal)),
+      call(this.#work(caller, secret, current, signal)),
     );
   }
 
@@ -698,31 +698,44 @@ export class RotationRunner {
     } catch (error) {
       // Not the rotator's fault: whoever runs next does the step again.
       this.#requireGoingOn(lease);
+      // Nor is it that the store or the audit is away.
+      if (error instanceof ServiceError && error.code === 'unavailable') throw error;
       throw asFailure(error, signal);
     }
   }
 
-  #work(secret: RotatedSecret, current: RotationValue, signal: AbortSignal): RotationWork {
+  #work(
+    caller: Caller,
+    secret: RotatedSecret,
+    current: RotationValue,
+    signal: AbortSignal,
+  ): RotationWork {
     return {
       secret: { namespace: secret.namespace, name: secret.name },
       current,
       signal,
-      readSecret: async (reference) => {
+      readSecret: async ({ namespace, secret: name }) => {
+        const errand = {
+          action: 'secret.read-value',
+          operation: 'rotation.read-secret',
+          resource: { namespace, secret: name },
+          effect: 'read',
+        } as const;
+        const { secrets, door } = this.#options;
         try {
-          const facts = await this.#options.secrets.get(reference.namespace, reference.secret);
-          if (facts.state !== 'active') throw new Error('it is not active');
-          const { value } = await this.#options.secrets.versionBytes(
-            reference.namespace,
-            reference.secret,
-            facts.version,
-          );
-          const text = value.toString('utf8');
-          value.fill(0);
-          return text;
-        } catch {
+          return await door.perform(caller, errand, async () => {
+            const facts = await secrets.get(namespace, name);
+            if (facts.state !== 'active') throw new ServiceError('gone');
+            const { value } = await secrets.versionBytes(namespace, name, facts.version);
+            const text = value.toString('utf8');
+            value.fill(0);
+            return text;
+          });
+        } catch (error) {
+          if (error instanceof ServiceError && error.code === 'unavailable') throw error;
           throw new RotationFailure(
             'no-credential',
-            `The secret ${reference.secret} in ${reference.namespace} cannot be read`,
+            `The secret ${name} in ${namespace} cannot be read`,
           );
         }
       },

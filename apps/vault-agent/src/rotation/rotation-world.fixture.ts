@@ -30,7 +30,8 @@ const troubled = (settings, step) => {
   }
 };
 export default {
-  async apply({ settings }, next) {
+  async apply({ settings, readSecret }, next) {
+    if (settings.credential) await readSecret({ namespace: 'payments', secret: settings.credential });
     troubled(settings, 'apply-before');
     writeFileSync(settings.file, next.value);
     troubled(settings, 'apply');

@@ -18,8 +18,8 @@ const slowModule = worldModule
 import {`,
   )
   .replace(
-    'async apply({ settings }, next) {',
-    `async apply({ settings, signal }, next) {
+    'async apply({ settings, readSecret }, next) {',
+    `async apply({ settings, readSecret, signal }, next) {
     appendFileSync(settings.file + '.applied', next.value + '\\n');
     while (existsSync(settings.file + '.wait')) await new Promise((done) => setTimeout(done, 10));`,
   );

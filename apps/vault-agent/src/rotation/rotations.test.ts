@@ -21,6 +21,7 @@ let shiftMs: number;
 let agent: Awaited<ReturnType<typeof openRotation>>;
 let isForbidden: boolean;
 let isAuditAway: boolean;
+let errands: string[];
 let crashAt: { step: string; times: number } | undefined;
 
 class Crash extends Error {}
@@ -32,13 +33,15 @@ async function open(): Promise<void> {
   crashAt = undefined;
   isForbidden = false;
   isAuditAway = false;
+  errands = [];
   agent = await openRotation(
     { sql: { kind: 'sqlite', file: ':memory:' }, keyFile: `${folder}/master.key` },
     world,
     {
       now: () => Date.now() + shiftMs,
       door: {
-        perform: async (_caller, _errand, work) => {
+        perform: async (_caller, { operation, resource }, work) => {
+          errands.push(`${operation} ${resource.secret}`);
           if (isForbidden) throw new ServiceError('permission_denied');
           if (isAuditAway) throw new ServiceError('unavailable');
           return work({} as never);
@@ -299,6 +302,18 @@ test('what a policy forbids fails as an attempt; while the audit is away nothing
   pass(6);
   await agent.runOnce();
   expect((await get()).lastRun).toMatchObject({ attempt: 2, outcome: 'succeeded' });
+});
+
+test('another secret that a rotator needs is read through the door', async () => {
+  await agent.createSecret('admin', 'credential');
+  const rotator = (credential: string) => ({
+    rotator: { kind: 'custom', rotator: 'world', settings: { file: world.file, credential } },
+  });
+  await set(rotator('admin'));
+  await agent.rotations.rotateNow(agent.caller, ...name);
+  await agent.runOnce();
+  expect((await get()).lastRun?.outcome).toBe('succeeded');
+  expect(errands.slice(0, 2)).toEqual(['rotation.run db/password', 'rotation.read-secret admin']);
 });
 
 test('a deleted secret is left alone; the rotation of a destroyed one goes with it', async () => {
