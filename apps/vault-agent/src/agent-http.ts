@@ -9,6 +9,7 @@ import { type AuthenticationMethods, Authenticator } from './access/authenticato
 import { CertificateRules } from './access/client-certificate.ts';
 import { GuessGuard } from './access/guess-guard.ts';
 import { TokenIssuer } from './access/token-issuer.ts';
+import { openForwarders } from './audit/forwarding/open-forwarders.ts';
 import {
   type Configuration,
   ConfigurationError,
@@ -132,6 +133,7 @@ export function checkConfiguration(loaded: LoadedConfiguration, readVariable: Re
   tlsFilesOf(loaded);
   methodsOf(loaded, pino({ level: 'silent' }));
   sqlOptionsOf(storage, loaded.locate, readVariable);
+  openForwarders(loaded, readVariable, pino({ level: 'silent' }));
 }
 
 function tlsFilesOf({ configuration, locate }: LoadedConfiguration): TlsFiles | undefined {
