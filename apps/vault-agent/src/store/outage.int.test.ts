@@ -76,7 +76,7 @@ describe.each(['postgresql', 'mysql'] as const)('on %s', (kind) => {
     const { wire, url } = await Wire.to(new URL(options.connectionString));
     wires.push(wire);
     const vault = await openTestVault(placeOn({ ...options, connectionString: url }), {
-      answerFromCacheMs: 4_000,
+      answerFromCacheMs: 9_000,
     });
     await vault.namespaces.create(caller, { ...plainNamespace, name: 'app' });
     for (const name of ['known', 'unread']) {
@@ -96,15 +96,15 @@ describe.each(['postgresql', 'mysql'] as const)('on %s', (kind) => {
     await expect(vault.secrets.update(caller, 'app', 'known', { value: 'x' })).rejects.toEqual(
       refused('unavailable'),
     );
-    expect(performance.now() - startedAtMs).toBeLessThan(1_000);
+    expect(performance.now() - startedAtMs).toBeLessThan(3_000);
     await expect
-      .poll(() => read('known').catch(({ code }) => code), { timeout: 8_000 })
+      .poll(() => read('known').catch(({ code }) => code), { timeout: 20_000 })
       .toBe('unavailable');
-    expect(vault.directory.behindMs).toBeGreaterThan(4_000);
+    expect(vault.directory.behindMs).toBeGreaterThan(9_000);
 
     wire.mend();
     await expect
-      .poll(() => read('unread').catch(({ code }) => code), { timeout: 12_000 })
+      .poll(() => read('unread').catch(({ code }) => code), { timeout: 20_000 })
       .toBe('unread');
     expect(vault.store.breaker.isAvailable).toBe(true);
     expect(await read('known')).toBe('known');
