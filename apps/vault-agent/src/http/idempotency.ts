@@ -4,7 +4,7 @@
  * between leaves a claim without an answer: nobody can know any more how far the work came, so the
  * repetition is refused and says so, instead of doing it a second time.
  */
-import { hash } from 'node:crypto';
+import { createHmac, hash } from 'node:crypto';
 import { apiLimits } from '@keystead/contracts/agent-api/api-limits';
 import { ServiceError } from '@keystead/contracts/errors';
 import { associatedData } from '@keystead/envelope/aad';
@@ -47,7 +47,8 @@ export class Idempotency {
     work: (begins: () => void) => Promise<KeptAnswer>,
   ): Promise<KeptAnswer & { isRepeated: boolean }> {
     const id = hash('sha256', JSON.stringify([identity.kind, identity.id, key]), 'base64url');
-    const digest = hash('sha256', request, 'base64url');
+    // Keyed: a body may hold a password, and what is stored must not be a way to guess it.
+    const digest = createHmac('sha256', this.#key.object).update(request).digest('base64url');
     const nowMs = this.#now();
     const kept = await this.#claim(id, digest, nowMs);
     if (kept !== undefined) return { ...kept, isRepeated: true };
