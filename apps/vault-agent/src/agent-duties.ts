@@ -91,7 +91,7 @@ export class AgentDuties {
   async stop(): Promise<void> {
     clearInterval(this.#timer);
     clearInterval(this.#countsTimer);
-    this.#tellDecisions();
+    this.#tellDecisions(true);
     await Promise.all([
       this.#runner.stop(),
       this.#options.guarded.policies.stop(),
@@ -102,7 +102,10 @@ export class AgentDuties {
   }
 
   /** What was decided under the policy set that is held, and what the one before would have said. */
-  #tellDecisions(): void {
+  #tellDecisions(isLast = false): void {
+    // While nobody receipts, an hour of them is one.
+    const sinceMs = Date.now() - this.#countedFromMs;
+    if (!isLast && this.#options.upward.isBehind && sinceMs < 3_600_000) return;
     const counts = this.#options.guarded.policies.decider.takeCounts();
     const periodStartUnixMs = this.#countedFromMs;
     this.#countedFromMs = Date.now();
@@ -148,7 +151,7 @@ export class AgentDuties {
   }
 
   async #replaceMasterKeyInTime(): Promise<void> {
-    const { guarded, loaded, log, upward } = this.#options;
+    const { guarded, loaded, log } = this.#options;
     const { keys } = guarded.vault;
     const intervalMs = durationMs(loaded.configuration.encryption.rotation_interval);
     const isDue = () => Date.now() - keys.masterCreatedAtMs >= intervalMs;
@@ -167,7 +170,6 @@ export class AgentDuties {
         keys.rotateMaster(),
       );
       log.info({ masterVersion }, 'the master key was replaced');
-      upward.notice('MASTER_KEY_ROTATED');
     });
   }
 }

@@ -50,6 +50,7 @@ export type EventRank = (typeof eventRanks)[number];
 export function rankOf(kind: EventKind): EventRank {
   switch (kind.$case) {
     case 'operationCounts':
+    case 'policyDecisionCounts':
       return 'usage';
     case 'auditHead':
       return 'auditHead';

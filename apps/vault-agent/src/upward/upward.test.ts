@@ -215,6 +215,18 @@ test('a thousand denials of one identity are two notices, and the count is right
   expect(valuesOf(queue, 'securityNotice').map(({ count }) => count)).toEqual([1, 999]);
 });
 
+test('that the master key was replaced is told, whoever did it; that somebody may not is not', () => {
+  const queue = openQueue();
+  const upward = begin(new Clock(), queue);
+  const errand = { action: 'key.rotate' as const, resource: { other: 'master-key' } };
+  upward.settled(errand, 'denied', 1);
+  expect(valuesOf(queue, 'securityNotice')).toEqual([]);
+  upward.settled(errand, 'done', 1);
+  expect(valuesOf(queue, 'securityNotice').map(({ kind }) => kind)).toEqual([
+    SecurityNoticeKind.MASTER_KEY_ROTATED,
+  ]);
+});
+
 test('a rotation and a backup go up by references and numbers', () => {
   const clock = new Clock();
   const queue = openQueue();

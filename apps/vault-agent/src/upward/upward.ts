@@ -252,6 +252,11 @@ export class Upward {
     for (const { key, count } of this.#notices.due(nowMs)) this.#tellNotice(key, count);
   }
 
+  /** So much usage waits that more is told by the hour. */
+  get isBehind(): boolean {
+    return this.#waiting('usage') >= upwardLimits.usageWaitingBeforeSparse;
+  }
+
   #waiting(rank: EventRank): number {
     return this.#options.queue?.waitingOf(rank) ?? 0;
   }
