@@ -233,8 +233,38 @@ test('a copy needs the right to its source and to its target', async () => {
   });
   const key = await agent.keyFor(['copier']);
   const copy = (to: string) => agent.send('POST', '/v1/namespaces/app/copy', { body: { to }, key });
+  // Who may not read the values may not send them where somebody can.
+  expect(await copy('copy-1')).toMatchObject({ status: 403 });
+  await agent.send('PUT', '/v1/roles/copier', {
+    body: {
+      permissions: [
+        { actions: ['namespace.copy', 'secret.read-value'], namespaces: ['app'] },
+        { actions: ['namespace.create'], namespaces: ['copy-*'] },
+      ],
+    },
+  });
   expect(await copy('elsewhere')).toMatchObject({ status: 403 });
   expect(await copy('copy-1')).toMatchObject({ status: 201 });
+});
+
+test('who runs the vault and reads no value can neither move, copy nor export one to where they can', async () => {
+  const key = await agent.keyFor(['operator']);
+  const send = (path: string, body: object) =>
+    agent.send('POST', `/v1/namespaces/app/${path}`, { body, key });
+  expect(await send('move', { to: 'mine' })).toMatchObject({ status: 403 });
+  expect(await send('copy', { to: 'mine' })).toMatchObject({ status: 403 });
+  expect(await send('export', { passphrase: 'correct horse battery' })).toMatchObject({
+    status: 403,
+  });
+});
+
+test('a reading is done anew whatever its idempotency key', async () => {
+  const read = () =>
+    agent.send('GET', '/v1/namespaces/app/secrets/bytes', {
+      headers: { 'idempotency-key': 'look' },
+    });
+  await read();
+  expect((await read()).headers['idempotency-replayed']).toBeUndefined();
 });
 
 test('the document of the API and its page come from the agent itself', async () => {

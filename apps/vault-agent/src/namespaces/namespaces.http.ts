@@ -1,4 +1,5 @@
 import * as contract from '@keystead/contracts/agent-api/namespaces';
+import type { AlsoNeeded } from '../access/door.ts';
 import { type AgentHandler, handler } from '../http/handler.ts';
 import { identityOf, recipientOf } from './archive-keys.ts';
 import type { Namespaces } from './namespaces.ts';
@@ -9,9 +10,17 @@ interface NamespaceParams {
 }
 
 const about = ({ params }: NamespaceParams) => ({ namespace: params.namespace });
+/** Values leave for where others may read them: whoever may not read them here may not send them there. */
+const givesAway = ({ params }: NamespaceParams) =>
+  ({
+    action: 'secret.read-value',
+    resource: { namespace: params.namespace },
+    byRoles: true,
+  }) as const;
 /** A new name is made there: whoever may not make it may not copy or move to it. */
-const makes = ({ body }: { body: { to: string } }) => [
-  { action: 'namespace.create' as const, resource: { namespace: body.to } },
+const makes = (input: NamespaceParams & { body: { to: string } }): AlsoNeeded[] => [
+  { action: 'namespace.create', resource: { namespace: input.body.to } },
+  givesAway(input),
 ];
 
 export function namespaceHandlers(namespaces: Namespaces, transfer: Transfer): AgentHandler[] {
@@ -44,7 +53,10 @@ export function namespaceHandlers(namespaces: Namespaces, transfer: Transfer): A
     }),
     handler(contract.moveNamespace, {
       resource: about,
-      also: makes,
+      also: (input) => [
+        ...makes(input),
+        { action: 'namespace.delete', resource: { namespace: input.params.namespace } },
+      ],
       run: (_caller, { params, body, ifMatch }) =>
         namespaces.move(params.namespace, body.to, ifMatch),
     }),
@@ -58,6 +70,7 @@ export function namespaceHandlers(namespaces: Namespaces, transfer: Transfer): A
     }),
     handler(contract.exportNamespace, {
       resource: about,
+      also: (input) => [givesAway(input)],
       run: async (_caller, { params, body }) => ({
         contentType: 'application/octet-stream',
         fileName: `${params.namespace}.keystead`,

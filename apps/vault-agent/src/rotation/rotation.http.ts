@@ -10,7 +10,8 @@ import {
   rotateSecret,
 } from '@keystead/contracts/agent-api/rotation';
 import type { ResourceReference } from '../access/caller.ts';
-import { type AgentHandler, type AlsoNeeded, handler } from '../http/handler.ts';
+import type { AlsoNeeded } from '../access/door.ts';
+import { type AgentHandler, handler } from '../http/handler.ts';
 import type { Rotations } from './rotations.ts';
 import { sendsValues } from './rotators/rotators.ts';
 

@@ -17,7 +17,7 @@ import {
   readSync,
   rmSync,
   type Stats,
-  writeSync,
+  writeFileSync,
 } from 'node:fs';
 import { dirname } from 'node:path';
 import {
@@ -100,7 +100,7 @@ function create(path: string): boolean {
     mkdirSync(folder, { recursive: true, mode: 0o700 });
     const descriptor = openSync(temporary, 'wx', 0o600);
     try {
-      writeSync(descriptor, line);
+      writeFileSync(descriptor, line);
       fsyncSync(descriptor);
     } finally {
       closeSync(descriptor);
