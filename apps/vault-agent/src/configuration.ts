@@ -292,7 +292,7 @@ const backup = z
       .array(z.enum(backupContents))
       .min(1)
       .max(backupContents.length)
-      .default(['secrets', 'access', 'audit', 'configuration']),
+      .default([...backupContents]),
     /** What any rule keeps is kept; the newest always. */
     retention: z
       .strictObject({

@@ -24,6 +24,7 @@ import { lockNamespace, lockVault } from '../store/locks.ts';
 import type { Vault } from '../store/vault.ts';
 import { BackupReader, type BackupSummary, type Section } from './backup-archive.ts';
 import { backupLimits as limits } from './backup-limits.ts';
+import { type RecordQueries, readRecords, takeRecords } from './backup-records.ts';
 import { type AccessLine, accessLine } from './backup-sections.ts';
 import { workPath } from './stored-backups.ts';
 
@@ -36,6 +37,8 @@ export interface Restored {
   summary: BackupSummary;
   counts: ImportCounts;
   removedNamespaces: number;
+  /** Of the token vault. */
+  records: number;
   files: string[];
   /** Something newer than the backup was overwritten, because that was wanted. */
   wasForced: boolean;
@@ -92,9 +95,17 @@ export async function restore(options: RestoreOptions): Promise<Restored> {
     await vault.store.snapshot((queries) => guard.check(queries));
     await step('read');
     let removedNamespaces = 0;
+    let records = { taken: 0, overwroteNewer: false };
     const before = async (queries: Queries<AgentSchema>) => {
       await guard.check(queries);
       if (choices.contents.includes('access')) await takeAccess(queries, found.access);
+      if (choices.contents.includes('records')) {
+        records = await takeRecords(
+          queries as unknown as RecordQueries,
+          recordsOf(reader, identities),
+          { ...choices, backedUpAtMs: reader.header.createdAtMs },
+        );
+      }
       if (!choices.contents.includes('secrets') || choices.mode !== 'full') return;
       removedNamespaces = await removeAll(vault, queries);
       await step('removed');
@@ -109,7 +120,7 @@ export async function restore(options: RestoreOptions): Promise<Restored> {
         dryRun: choices.dryRun,
         before,
       });
-    } else if (!choices.dryRun && choices.contents.includes('access')) {
+    } else if (!choices.dryRun) {
       await vault.store.writeInBulk(before);
     }
     await step('written');
@@ -127,7 +138,8 @@ export async function restore(options: RestoreOptions): Promise<Restored> {
       counts,
       removedNamespaces,
       files: choices.dryRun ? [] : files,
-      wasForced: guard.wasForced && !choices.dryRun,
+      records: records.taken,
+      wasForced: (guard.wasForced || records.overwroteNewer) && !choices.dryRun,
     };
   } catch (error) {
     await rm(unfinished, { recursive: true, force: true });
@@ -174,6 +186,12 @@ async function* selected(
   }
 }
 
+async function* recordsOf(reader: BackupReader, identities: readonly StreamIdentity[]) {
+  for await (const { name, content } of reader.sections(identities)) {
+    if (name === 'records') yield* readRecords(content);
+  }
+}
+
 function requireContents(reader: BackupReader, choices: RestoreChoices): void {
   const missing = choices.contents.filter((name) => !reader.header.contents.includes(name));
   if (missing.length === 0) return;
@@ -197,6 +215,9 @@ async function readAll(
     }
     if (section.name === 'access' && choices.contents.includes('access')) {
       found.access.push(...(await readAccess(section)));
+    }
+    if (section.name === 'records' && choices.contents.includes('records')) {
+      for await (const _ of readRecords(section.content));
     }
     const isFile = section.name === 'audit' || section.name === 'configuration';
     if (isFile && choices.contents.includes(section.name) && section.file !== undefined) {

@@ -13,6 +13,7 @@ import { exportRows } from '../namespaces/archive-export.ts';
 import { encodeRows } from '../namespaces/archive-rows.ts';
 import type { BackupSummary, Section } from './backup-archive.ts';
 import { backupLimits as limits } from './backup-limits.ts';
+import { type RecordQueries, recordLines } from './backup-records.ts';
 import type { BackupSchema } from './backup-tables.ts';
 
 export interface BackedUpFiles {
@@ -65,6 +66,9 @@ export class BackupSections {
       yield { name: 'access', content: accessLines(this.#queries) };
     }
     if (this.#contents.includes('secrets')) yield { name: 'secrets', content: this.#secrets() };
+    if (this.#contents.includes('records')) {
+      yield { name: 'records', content: recordLines(this.#queries as unknown as RecordQueries) };
+    }
     if (this.#contents.includes('audit') && this.#files.auditLog !== undefined) {
       yield* auditSections(this.#files.auditLog);
     }

@@ -5,6 +5,7 @@ import { formatIdentity, generateRecipient } from '@keystead/envelope/sealed-str
 import { afterAll, afterEach, beforeEach, expect, test } from 'vitest';
 import { recount } from '../store/recount.fixture.ts';
 import { plainNamespace, sqlitePlace, type TestPlace } from '../store/vault.fixture.ts';
+import { TokenVault } from '../tokens/token-vault.ts';
 import {
   caller,
   makeBackup,
@@ -538,4 +539,42 @@ test('changes while a backup is made are in it as a whole or not at all', async 
     stop.abort();
     await writing;
   }
+});
+
+test('records of the token vault come back under their own passwords, in another store too', async () => {
+  const password = 'a password of the application';
+  const agent = await filled({ settings: { contents: ['secrets', 'records'] } });
+  const tokens = await TokenVault.open(agent.vault.store, () => undefined);
+  const make = (text: string, name: string) =>
+    tokens.create({
+      value: text,
+      encoding: 'text',
+      password,
+      data: { name },
+      expiresAt: null,
+    } as never);
+  const first = await make('record-canary', 'one');
+  const second = await make('other-canary', 'two');
+  const id = await makeBackup(agent);
+
+  const there = { ...freshPlace(), keyFile: place.keyFile };
+  const rescued = await open({}, there, folder);
+  const reader = await TokenVault.open(rescued.vault.store, () => undefined);
+  const run = await restoreFrom(rescued, id, { mode: 'full', contents: ['secrets', 'records'] });
+  expect(run).toMatchObject({ state: 'succeeded', result: { records: 2, created: 3 } });
+  const read = (token: string) =>
+    reader.readValue({ token, password } as never).then(({ value: text }) => text);
+  expect(await read(first.token)).toBe('record-canary');
+  expect(await read(second.token)).toBe('other-canary');
+
+  // What is there already is told, skipped or, where it is newer, put back by force alone.
+  const records = (order: object) => restoreFrom(agent, id, { contents: ['records'], ...order });
+  expect(await records({})).toMatchObject({ state: 'failed', problem: { code: 'conflict' } });
+  expect(await records({ existing: 'skip' })).toMatchObject({ result: { records: 0 } });
+  await make('newer', 'three');
+  expect(await records({ mode: 'full' })).toMatchObject({ problem: { code: 'conflict' } });
+  expect(await records({ existing: 'replace' })).toMatchObject({ result: { records: 2 } });
+  expect(await records({ mode: 'full', force: true })).toMatchObject({ result: { records: 2 } });
+  expect(agent.forced).toHaveLength(1);
+  await Promise.all([tokens.close(), reader.close()]);
 });

@@ -217,7 +217,7 @@ export class Backups {
       if (held === undefined) {
         throw new ServiceError('conflict', { detail: 'Another restore is under way' });
       }
-      const { counts, summary, files, removedNamespaces, wasForced } = held.result;
+      const { counts, summary, files, records, removedNamespaces, wasForced } = held.result;
       if (wasForced) onForced?.(caller);
       return {
         namespaces: counts.namespaces,
@@ -227,6 +227,7 @@ export class Backups {
         replaced: counts.replaced,
         skipped: counts.skipped,
         removedNamespaces,
+        records,
         dryRun: order.dryRun,
         files,
         ...rootOf(summary.contentRoot),

@@ -10,10 +10,11 @@ import { agentOperation } from './operation.ts';
 const group = 'Backup';
 
 /**
- * `secrets`: namespaces, secrets and all their versions. `access`: roles and API keys, of which only
+ * `secrets`: namespaces, secrets and all their versions. `records`: the token vault, whose values stay
+ * under their own passwords. `access`: roles and API keys, of which only
  * hashes exist. `audit`: the audit log. `configuration`: vault.yaml.
  */
-export const backupContents = ['secrets', 'access', 'audit', 'configuration'] as const;
+export const backupContents = ['secrets', 'records', 'access', 'audit', 'configuration'] as const;
 export type BackupContent = (typeof backupContents)[number];
 
 const contents = z
@@ -74,6 +75,8 @@ export const backupRun = z.object({
       replaced: z.number().int().optional(),
       skipped: z.number().int().optional(),
       removedNamespaces: z.number().int().optional(),
+      /** Of the token vault, taken. */
+      records: z.number().int().optional(),
       dryRun: z.boolean().optional(),
       /** Where files that are not put in place by themselves were written. */
       files: z.array(z.string()).optional(),
