@@ -10,7 +10,7 @@ import {
   textColumn,
 } from './sql/columns.ts';
 import type { Queries, SqlKind, SqlStore } from './sql/sql-store.ts';
-import { SchemaMissing, SchemaTooNew } from './vault-error.ts';
+import { SchemaBusy, SchemaMissing, SchemaTooNew } from './vault-error.ts';
 
 /** In the place of a time that never comes: sorts last, and needs no index of its own. */
 export const never = Number.MAX_SAFE_INTEGER;
@@ -184,40 +184,49 @@ async function index(
   `.execute(queries);
 }
 
+/** How long another process may take to bring the tables up to date. */
+const lockWaitSeconds = 60;
+
 /**
  * Brings the tables to the current version, or to an earlier one for a test. Several processes may do
  * it at once: one does it, the others wait. Nothing it does touches a stored value or time.
- * @throws SchemaTooNew where a later program made them
+ * @throws SchemaTooNew where a later program made them; SchemaBusy where another does not get done
  */
 export async function migrateVault(
   store: SqlStore<VaultSchema>,
   nowMs: number,
   toVersion: number = currentVersion,
 ): Promise<{ from: number; to: number }> {
-  return store.write(async (queries) => {
-    const lock = sql`'keystead vault migration'`;
-    if (store.kind === 'postgresql') {
-      await sql`select pg_advisory_xact_lock(hashtextextended(${lock}, 0))`.execute(queries);
-    }
-    if (store.kind === 'mysql') {
-      await sql`select get_lock(concat(database(), '.', ${lock}), 60)`.execute(queries);
-    }
-    try {
-      await createMeta(queries, store.kind);
-      const from = await readVersion(queries);
-      if (from > currentVersion) throw new SchemaTooNew(from, currentVersion);
-      for (const { version, up } of migrations) {
-        if (version <= from || version > toVersion) continue;
-        await up(queries, store.kind);
-        await writeVersion(queries, version, nowMs);
+  return store.write(
+    async (queries) => {
+      const lock = sql`'keystead vault migration'`;
+      if (store.kind === 'postgresql') {
+        await sql`select pg_advisory_xact_lock(hashtextextended(${lock}, 0))`.execute(queries);
       }
-      return { from, to: Math.max(from, toVersion) };
-    } finally {
       if (store.kind === 'mysql') {
-        await sql`select release_lock(concat(database(), '.', ${lock}))`.execute(queries);
+        const { rows } = await sql<{ has: number | null }>`
+        select get_lock(concat(database(), '.', ${lock}), ${lockWaitSeconds}) as has
+      `.execute(queries);
+        if (Number(rows[0]?.has) !== 1) throw new SchemaBusy(lockWaitSeconds);
       }
-    }
-  });
+      try {
+        await createMeta(queries, store.kind);
+        const from = await readVersion(queries);
+        if (from > currentVersion) throw new SchemaTooNew(from, currentVersion);
+        for (const { version, up } of migrations) {
+          if (version <= from || version > toVersion) continue;
+          await up(queries, store.kind);
+          await writeVersion(queries, version, nowMs);
+        }
+        return { from, to: Math.max(from, toVersion) };
+      } finally {
+        if (store.kind === 'mysql') {
+          await sql`select release_lock(concat(database(), '.', ${lock}))`.execute(queries);
+        }
+      }
+    },
+    { isBulk: true },
+  );
 }
 
 /** @throws SchemaMissing, SchemaTooNew where the tables are of another version */

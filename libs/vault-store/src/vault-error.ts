@@ -26,6 +26,7 @@ export type VaultErrorCode =
   | 'corrupt_record'
   | 'schema_missing'
   | 'schema_too_new'
+  | 'schema_busy'
   | 'rekey_taken_over'
   | 'rekey_failed'
   | 'vault_closed';
@@ -204,6 +205,15 @@ export class SchemaTooNew extends VaultError {
     super(
       'schema_too_new',
       `the tables are of version ${found}, known is ${known}: update the program`,
+    );
+  }
+}
+
+export class SchemaBusy extends VaultError {
+  constructor(waitedSeconds: number) {
+    super(
+      'schema_busy',
+      `another process has been bringing the tables up to date for ${waitedSeconds} s: start again later`,
     );
   }
 }

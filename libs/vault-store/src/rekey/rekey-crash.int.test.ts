@@ -147,7 +147,7 @@ describe.each(sqlKinds)('on %s', (kind) => {
       };
       const settle = async (isFinished: boolean) => {
         if (!isFinished) deaths += 1;
-        if (isFull && deaths % 10 === 0) console.info(`${kind}: ${deaths} deaths so far`);
+        if (isFull && deaths % 5 === 0) console.info(`${kind}: ${deaths} deaths so far`);
         const { old, fresh } = await look();
         if (!isFinished) return;
         expect(from === one ? old : fresh).toBe(0);

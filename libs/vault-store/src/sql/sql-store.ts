@@ -8,7 +8,20 @@
  */
 import { realpathSync } from 'node:fs';
 import type { DatabaseSync } from 'node:sqlite';
-import { Kysely, MysqlDialect, PostgresDialect, SqliteDialect, sql } from 'kysely';
+import {
+  Kysely,
+  type KyselyPlugin,
+  MysqlDialect,
+  type PluginTransformQueryArgs,
+  type PluginTransformResultArgs,
+  PostgresDialect,
+  type QueryResult,
+  type RootOperationNode,
+  SqliteDialect,
+  sql,
+  type UnknownRow,
+} from 'kysely';
+import { impatientMysql, impatientPostgresql } from './server-connections.ts';
 import { openSqliteFile, sqliteForKysely } from './sqlite.ts';
 
 export type SqlKind = 'sqlite' | 'postgresql' | 'mysql';
@@ -21,7 +34,18 @@ export type SqlOptions =
       connectionString: string;
       connectionsMax: number;
       connectTimeoutMs: number;
+      /** A query that takes longer is given up with its connection; by default 60 s. */
+      queryTimeoutMs?: number;
+      /** The same for bulk work, where a statement may concern a million rows; by default 30 min. */
+      bulkQueryTimeoutMs?: number;
     };
+
+export interface WriteOptions {
+  /** Its statements may take long. */
+  isBulk?: boolean;
+  /** Once it is aborted the next query throws its reason, and so does the end: nothing is written. */
+  signal?: AbortSignal;
+}
 
 /** What runs queries: the store's reader, or the inside of a transaction. */
 export type Queries<Schema> = Kysely<Schema>;
@@ -30,20 +54,30 @@ export interface SqlStore<Schema> {
   readonly kind: SqlKind;
   /** For reads. On SQLite a connection of its own: it sees what is committed. */
   readonly db: Queries<Schema>;
+  /** The same, for statements that may take long. */
+  readonly bulk: Queries<Schema>;
   /** SQLite's reader itself, for statements on a hot path; undefined elsewhere. */
   readonly sqlite: DatabaseSync | undefined;
   /**
    * One transaction. `work` does nothing but queries, because others may wait for it, and may run
    * again, because a database may ask for that.
    */
-  write<T>(work: (queries: Queries<Schema>) => Promise<T>): Promise<T>;
+  write<T>(work: (queries: Queries<Schema>) => Promise<T>, options?: WriteOptions): Promise<T>;
   /** Reads that see one state of the store, however long they take. */
-  snapshot<T>(work: (queries: Queries<Schema>) => Promise<T>): Promise<T>;
+  snapshot<T>(
+    work: (queries: Queries<Schema>) => Promise<T>,
+    options?: Pick<WriteOptions, 'signal'>,
+  ): Promise<T>;
   close(): Promise<void>;
 }
 
 /** Runs of a transaction that keeps losing races before it is given up. */
 const attemptsMax = 8;
+/** Longer than any lock is waited for; a socket that is half open would hold a query for 15 minutes. */
+const queryTimeoutDefaultMs = 60_000;
+const bulkQueryTimeoutDefaultMs = 30 * 60_000;
+/** A connection that rests is tried after this long, so that one that is half open is found. */
+const keepAliveAfterMs = 10_000;
 /** Writes that share one commit at most: bounds what a failing disk takes back at once. */
 const sharedCommitMax = 64;
 
@@ -52,10 +86,38 @@ export async function openSql<Schema>(options: SqlOptions): Promise<SqlStore<Sch
   return options.kind === 'postgresql' ? openPostgresql(options) : openMysql(options);
 }
 
-interface ServerOptions {
-  connectionString: string;
-  connectionsMax: number;
-  connectTimeoutMs: number;
+type ServerOptions = Exclude<SqlOptions, { kind: 'sqlite' }>;
+
+/** Refuses every query once the signal is aborted. */
+class Abortable implements KyselyPlugin {
+  readonly #signal: AbortSignal;
+
+  constructor(signal: AbortSignal) {
+    this.#signal = signal;
+  }
+
+  transformQuery({ node }: PluginTransformQueryArgs): RootOperationNode {
+    this.#signal.throwIfAborted();
+    return node;
+  }
+
+  async transformResult({ result }: PluginTransformResultArgs): Promise<QueryResult<UnknownRow>> {
+    return result;
+  }
+}
+
+/** The work, which ends with the signal's reason once that is aborted. */
+function abortable<Schema, T>(
+  work: (queries: Queries<Schema>) => Promise<T>,
+  signal: AbortSignal | undefined,
+): (queries: Queries<Schema>) => Promise<T> {
+  if (signal === undefined) return work;
+  return async (queries) => {
+    signal.throwIfAborted();
+    const result = await work(queries.withPlugin(new Abortable(signal)));
+    signal.throwIfAborted();
+    return result;
+  };
 }
 
 async function openPostgresql<Schema>(options: ServerOptions): Promise<SqlStore<Schema>> {
@@ -66,6 +128,8 @@ async function openPostgresql<Schema>(options: ServerOptions): Promise<SqlStore<
     connectionString: options.connectionString,
     max: options.connectionsMax,
     connectionTimeoutMillis: options.connectTimeoutMs,
+    keepAlive: true,
+    keepAliveInitialDelayMillis: keepAliveAfterMs,
     // Counts and times fit a double; bigints would spread through every sum.
     types: {
       getTypeParser: (id: number, format?: 'text' | 'binary') =>
@@ -74,9 +138,23 @@ async function openPostgresql<Schema>(options: ServerOptions): Promise<SqlStore<
   });
   // A connection that breaks while idle is replaced; without a listener it would end the process.
   pool.on('error', () => undefined);
-  const db = new Kysely<Schema>({ dialect: new PostgresDialect({ pool }) });
-  return serverStore('postgresql', db, (work) =>
-    db.transaction().setIsolationLevel('repeatable read').setAccessMode('read only').execute(work),
+  const [db, bulk] = timeoutsOf(options).map(
+    (timeoutMs) =>
+      new Kysely<Schema>({
+        dialect: new PostgresDialect({ pool: impatientPostgresql(pool, timeoutMs) }),
+      }),
+  ) as [Kysely<Schema>, Kysely<Schema>];
+  return serverStore(
+    'postgresql',
+    db,
+    bulk,
+    () => pool.end(),
+    (work) =>
+      bulk
+        .transaction()
+        .setIsolationLevel('repeatable read')
+        .setAccessMode('read only')
+        .execute(work),
   );
 }
 
@@ -86,6 +164,8 @@ async function openMysql<Schema>(options: ServerOptions): Promise<SqlStore<Schem
     uri: options.connectionString,
     connectionLimit: options.connectionsMax,
     connectTimeout: options.connectTimeoutMs,
+    enableKeepAlive: true,
+    keepAliveInitialDelay: keepAliveAfterMs,
     charset: 'utf8mb4',
     timezone: 'Z',
     supportBigNumbers: true,
@@ -93,47 +173,64 @@ async function openMysql<Schema>(options: ServerOptions): Promise<SqlStore<Schem
     // The number of rows found, not of rows that differ afterwards: as the others count.
     flags: ['FOUND_ROWS'],
   });
-  const db = new Kysely<Schema>({
-    dialect: new MysqlDialect({
-      pool,
-      onCreateConnection: async (connection) => {
-        for (const statement of [
-          // Never NO_BACKSLASH_ESCAPES: mysql2 writes parameters into the text with backslashes, and
-          // a quote in one would end its string.
-          "set session sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION,ANSI_QUOTES'",
-          'set session transaction isolation level read committed',
-        ]) {
-          await connection.executeQuery(sql.raw(statement).compile(db));
-        }
-      },
-    }),
-  });
-  return serverStore('mysql', db, (work) =>
-    db.transaction().setIsolationLevel('repeatable read').execute(work),
+  const [db, bulk] = timeoutsOf(options).map((timeoutMs) => {
+    const kysely: Kysely<Schema> = new Kysely<Schema>({
+      dialect: new MysqlDialect({
+        pool: impatientMysql(pool, timeoutMs),
+        onCreateConnection: async (connection) => {
+          for (const statement of [
+            // Never NO_BACKSLASH_ESCAPES: mysql2 writes parameters into the text with backslashes, and
+            // a quote in one would end its string.
+            "set session sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION,ANSI_QUOTES'",
+            'set session transaction isolation level read committed',
+          ]) {
+            await connection.executeQuery(sql.raw(statement).compile(kysely));
+          }
+        },
+      }),
+    });
+    return kysely;
+  }) as [Kysely<Schema>, Kysely<Schema>];
+  const end = () =>
+    new Promise<void>((resolve, reject) =>
+      pool.end((error) => (error ? reject(error) : resolve())),
+    );
+  return serverStore('mysql', db, bulk, end, (work) =>
+    bulk.transaction().setIsolationLevel('repeatable read').execute(work),
   );
 }
+
+const timeoutsOf = (options: ServerOptions) => [
+  options.queryTimeoutMs ?? queryTimeoutDefaultMs,
+  options.bulkQueryTimeoutMs ?? bulkQueryTimeoutDefaultMs,
+];
 
 function serverStore<Schema>(
   kind: SqlKind,
   db: Kysely<Schema>,
-  snapshot: SqlStore<Schema>['snapshot'],
+  bulk: Kysely<Schema>,
+  close: () => Promise<void>,
+  snapshot: <T>(work: (queries: Queries<Schema>) => Promise<T>) => Promise<T>,
 ): SqlStore<Schema> {
   return {
     kind,
     db,
+    bulk,
     sqlite: undefined,
-    snapshot,
-    write: async (work) => {
+    snapshot: (work, options) => snapshot(abortable(work, options?.signal)),
+    write: async (work, { isBulk, signal } = {}) => {
+      const queries = isBulk ? bulk : db;
+      const ending = abortable(work, signal);
       for (let attempt = 1; ; attempt += 1) {
         try {
-          return await db.transaction().setIsolationLevel('read committed').execute(work);
+          return await queries.transaction().setIsolationLevel('read committed').execute(ending);
         } catch (error) {
           if (attempt >= attemptsMax || !isLostRace(error)) throw error;
           await new Promise((resolve) => setTimeout(resolve, 5 * attempt));
         }
       }
     },
-    close: () => db.destroy(),
+    close,
   };
 }
 
@@ -226,7 +323,11 @@ function openSqlite<Schema>(file: string): SqlStore<Schema> {
         }
         writing.exec('commit');
       } catch (error) {
-        if (writing.isTransaction) writing.exec('rollback');
+        try {
+          if (writing.isTransaction) writing.exec('rollback');
+        } catch {
+          // The next write begins with the one that is still open, fails, and takes it back.
+        }
         for (const { reject } of group) reject(error);
         continue;
       }
@@ -237,22 +338,25 @@ function openSqlite<Schema>(file: string): SqlStore<Schema> {
   return {
     kind: 'sqlite',
     db: reader,
+    bulk: reader,
     sqlite: reading,
-    write: <T>(work: (queries: Queries<Schema>) => Promise<T>) =>
+    write: <T>(work: (queries: Queries<Schema>) => Promise<T>, options: WriteOptions = {}) =>
       new Promise<T>((resolve, reject) => {
         if (isClosed) return reject(new Error('the store is closed'));
-        waiting.push({ work, resolve: resolve as (value: unknown) => void, reject });
+        const ending = abortable(work, options.signal);
+        waiting.push({ work: ending, resolve: resolve as (value: unknown) => void, reject });
         if (isScheduled) return;
         isScheduled = true;
         line.tail = line.tail.then(commitTogether);
       }),
-    snapshot: async (work) => {
-      if (isMemory) return work(reader);
+    snapshot: async (work, options) => {
+      const ending = abortable(work, options?.signal);
+      if (isMemory) return ending(reader);
       const connection = openSqliteFile(file);
       const queries = kysely(connection);
       try {
         connection.exec('begin');
-        return await work(queries);
+        return await ending(queries);
       } finally {
         if (connection.isTransaction) connection.exec('rollback');
         connection.close();
