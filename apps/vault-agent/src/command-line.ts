@@ -1,20 +1,18 @@
-/** The commands of keystead-agent. Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 not running. */
+/**
+ * The commands of keystead-agent. Each loads what it needs when it is called, so that none waits for what
+ * another one needs. Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 not running.
+ */
 import { join } from 'node:path';
 import type { ApiKey } from '@keystead/contracts/agent-api/access';
 import { Command, InvalidArgumentError } from 'commander';
 import { destination, pino } from 'pino';
-import { checkConfiguration } from './agent-http.ts';
-import { lockoutsFileOf } from './agent-reporting.ts';
+import type { Caller } from './access/caller.ts';
 import { addAuditCommands } from './audit/audit-commands.ts';
 import { addBackupCommands } from './backup/backup-commands.ts';
 import { ConfigurationError, loadConfiguration } from './configuration.ts';
-import { EnrollmentRefused, enrollAgent } from './enrollment.ts';
+import type { GuardedVault } from './guarded-vault.ts';
 import { addKeyCommands } from './keys/key-commands.ts';
-import { allKeys, createKey, initialize, revokeKey, withVault } from './local-commands.ts';
-import { unlock } from './observe/lockouts.ts';
 import { addOverrideCommand } from './policies/override-command.ts';
-import { readStatus } from './status.ts';
-import { VaultAgent } from './vault-agent.ts';
 import { agentVersion } from './version.ts';
 
 export function commandLine(): Command {
@@ -37,6 +35,7 @@ export function commandLine(): Command {
     .option('--force', 'replace an identity that is there', false)
     .option('--json', 'answer in JSON', false)
     .action(async (options) => {
+      const { enrollAgent } = await import('./enrollment.ts');
       const enrolled = await enrollAgent(options);
       process.stdout.write(
         options.json
@@ -57,6 +56,7 @@ export function commandLine(): Command {
       if ((data === undefined) === (config === undefined)) {
         throw new ConfigurationError(['give either --data or --config']);
       }
+      const { initialize } = await import('./local-commands.ts');
       const made = await initialize({ data, config, port }, readVariable);
       const text =
         made.key === null
@@ -73,28 +73,29 @@ export function commandLine(): Command {
     .command('check-config')
     .description('Say what is wrong with a vault.yaml, by line and column')
     .requiredOption('--config <file>', 'vault.yaml')
-    .action(({ config }) => {
+    .action(async ({ config }) => {
+      const { checkConfiguration } = await import('./agent-http.ts');
       checkConfiguration(loadConfiguration(config), readVariable);
       process.stdout.write(`${config} is in order\n`);
     });
 
   addApiKeyCommands(program);
   addBackupCommands(program, (config, work) =>
-    withVault(loadConfiguration(config), readVariable, (guarded, caller) =>
+    withVault(config, (guarded, caller) =>
       work({ backup: guarded.backup, door: guarded.door, caller }),
     ),
   );
-  addKeyCommands(program, (file, work) => withVault(loadConfiguration(file), readVariable, work));
+  addKeyCommands(program, withVault);
   addAuditCommands(program, auditLogsOf);
-  addOverrideCommand(program, (file, work) =>
-    withVault(loadConfiguration(file), readVariable, work),
-  );
+  addOverrideCommand(program, withVault);
 
   program
     .command('unlock')
     .description('Open what suspicious activity has locked: every identity, and the agent')
     .requiredOption('--config <file>', 'vault.yaml')
-    .action(({ config }) => {
+    .action(async ({ config }) => {
+      const { lockoutsFileOf } = await import('./agent-reporting.ts');
+      const { unlock } = await import('./observe/lockouts.ts');
       const count = unlock(lockoutsFileOf(loadConfiguration(config)));
       process.stdout.write(count === 0 ? 'Nothing is locked.\n' : `${count} unlocked.\n`);
     });
@@ -112,6 +113,7 @@ export function commandLine(): Command {
     .option('--data <folder>', 'the folder with vault.yaml')
     .option('--json', 'answer in JSON', false)
     .action(async ({ config, data, json }) => {
+      const { readStatus } = await import('./status.ts');
       const status = await readStatus(config ?? join(data ?? '.', 'vault.yaml'));
       process.stdout.write(json ? `${JSON.stringify(status.facts)}\n` : `${status.text}\n`);
       process.exitCode = status.running ? 0 : 3;
@@ -141,9 +143,8 @@ function addApiKeyCommands(program: Command): void {
         ...(namespace === undefined ? {} : { namespaces: namespace }),
         ...(expires === undefined ? {} : { expiresAt: expires }),
       };
-      const made = await withVault(loadConfiguration(config), readVariable, (guarded, caller) =>
-        createKey(guarded, caller, wanted),
-      );
+      const { createKey } = await import('./local-commands.ts');
+      const made = await withVault(config, (guarded, caller) => createKey(guarded, caller, wanted));
       process.stdout.write(json ? `${JSON.stringify(made)}\n` : `${made.key}\n`);
     });
   keys
@@ -152,7 +153,8 @@ function addApiKeyCommands(program: Command): void {
     .requiredOption('--config <file>', 'vault.yaml')
     .option('--json', 'answer in JSON', false)
     .action(async ({ config, json }) => {
-      const found = await withVault(loadConfiguration(config), readVariable, allKeys);
+      const { allKeys } = await import('./local-commands.ts');
+      const found = await withVault(config, allKeys);
       process.stdout.write(json ? `${JSON.stringify(found)}\n` : keyTable(found));
     });
   keys
@@ -161,9 +163,8 @@ function addApiKeyCommands(program: Command): void {
     .requiredOption('--config <file>', 'vault.yaml')
     .argument('<id>', 'key_…')
     .action(async (id, { config }) => {
-      const key = await withVault(loadConfiguration(config), readVariable, (guarded, caller) =>
-        revokeKey(guarded, caller, id),
-      );
+      const { revokeKey } = await import('./local-commands.ts');
+      const key = await withVault(config, (guarded, caller) => revokeKey(guarded, caller, id));
       process.stdout.write(`${key.id} (${key.name}) is revoked since ${key.revokedAt}\n`);
     });
 }
@@ -200,13 +201,22 @@ function auditLogsOf(config: string): string[] {
 
 const readVariable = (name: string) => process.env[name];
 
+/** Opens the vault of a configuration for one command. */
+async function withVault<T>(
+  file: string,
+  work: (guarded: GuardedVault, caller: Caller) => Promise<T>,
+): Promise<T> {
+  const loaded = loadConfiguration(file);
+  const commands = await import('./local-commands.ts');
+  return commands.withVault(loaded, readVariable, work);
+}
+
 /** Parses and runs; whatever goes wrong is one line on standard error and an exit code. */
 export async function main(argv: string[]): Promise<void> {
   try {
     await commandLine().parseAsync(argv);
   } catch (error) {
-    const known = error instanceof EnrollmentRefused || error instanceof ConfigurationError;
-    const message = known || error instanceof Error ? (error as Error).message : String(error);
+    const message = error instanceof Error ? error.message : String(error);
     process.stderr.write(`keystead-agent: ${message}\n`, () => process.exit(1));
   }
 }
@@ -217,6 +227,7 @@ async function run(config: string): Promise<void> {
     { level: loaded.configuration.monitoring.log_level, base: { service: 'vault-agent' } },
     destination({ fd: 1, sync: true }),
   );
+  const { VaultAgent } = await import('./vault-agent.ts');
   const agent = new VaultAgent(loaded, log, readVariable);
   let stopping = false;
   const stop = (signal: string) => {
