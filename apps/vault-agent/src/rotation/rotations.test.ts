@@ -111,7 +111,7 @@ test('a secret is rotated after so many readings', async () => {
   await set({ afterUses: 3 });
   const read = async (times: number) => {
     for (let time = 0; time < times; time += 1) await agent.value();
-    await agent.vault.accesses.flush();
+    await agent.vault.accesses.settle();
     pass(60);
     await agent.runOnce();
   };
