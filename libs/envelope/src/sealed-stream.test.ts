@@ -1,11 +1,12 @@
-import { randomBytes } from 'node:crypto';
+import { createCipheriv, randomBytes } from 'node:crypto';
 import { Readable } from 'node:stream';
 import { buffer } from 'node:stream/consumers';
 import { pipeline } from 'node:stream/promises';
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
-import { generateKey } from './keys.ts';
-import { Corrupt, WrongKey } from './sealed.ts';
+import { associatedData } from './aad.ts';
+import { generateKey, hkdf } from './keys.ts';
+import { Corrupt, open, WrongKey } from './sealed.ts';
 import {
   describeStream,
   formatIdentity,
@@ -381,4 +382,31 @@ test('keys of people come back from their text, and a slip of the hand is notice
     expect(() => parseRecipient(text)).toThrow(RangeError);
   }
   expect(() => parseIdentity(recipient)).toThrow(RangeError);
+});
+
+test('another program can write one by the documented layout, and in one form alone', async () => {
+  const plaintext = randomBytes(chunk);
+  const sealed = await sealAll(plaintext);
+  const header = sealed.subarray(0, sealed.length - chunk - 16);
+  const salt = header.subarray(12, 44);
+  const data = associatedData('sealed-stream recipient', 'key', salt);
+  const fileKey = open(key, header.subarray(47, 47 + 98), data);
+  const derive = (purpose: string, length: number) =>
+    hkdf(fileKey, salt, associatedData('sealed-stream', purpose, Buffer.alloc(0)), length);
+  const chunkOf = (number: number, isLast: boolean, bytes: Buffer) => {
+    const nonce = Buffer.concat([derive('nonces', 7), Buffer.alloc(5)]);
+    nonce.writeUInt32BE(number, 7);
+    nonce[11] = isLast ? 1 : 0;
+    const cipher = createCipheriv('aes-256-gcm', derive('chunks', 32), nonce);
+    return Buffer.concat([cipher.update(bytes), cipher.final(), cipher.getAuthTag()]);
+  };
+  const own = Buffer.concat([header, chunkOf(0, true, plaintext)]);
+  expect(own.equals(sealed)).toBe(true);
+  // The same text with an empty chunk behind it would be a second form of it.
+  const second = Buffer.concat([
+    header,
+    chunkOf(0, false, plaintext),
+    chunkOf(1, true, Buffer.alloc(0)),
+  ]);
+  await expect(openAll(second)).rejects.toThrow(Corrupt);
 });

@@ -16,6 +16,8 @@ import {
   type TestAgentOptions,
   value,
 } from './backup-agent.fixture.ts';
+import { writeBackup } from './backup-archive.ts';
+import { BackupSections } from './backup-sections.ts';
 import { contentRootOf } from './backups.ts';
 import { type BackupDestination, DestinationError } from './destination.ts';
 import { DirectoryDestination } from './directory-destination.ts';
@@ -577,4 +579,48 @@ test('records of the token vault come back under their own passwords, in another
   expect(await records({ mode: 'full', force: true })).toMatchObject({ result: { records: 2 } });
   expect(agent.forced).toHaveLength(1);
   await Promise.all([tokens.close(), reader.close()]);
+});
+
+test('a drill notices that what was restored is not what was backed up', async () => {
+  const agent = await filled();
+  const { vault } = agent;
+  const pair = generateRecipient();
+  const id = 'bkp_00000000000000000000000001';
+  const { vaultId } = vault.store;
+  const file = join(folder, 'made-up');
+  const header = {
+    id,
+    vaultId,
+    createdAtMs: Date.now(),
+    agentVersion: 'test',
+    contents: ['secrets' as const],
+    wrappedKey: null,
+  };
+  const written = await vault.store.snapshot(async (queries) => {
+    const parts = new BackupSections(queries as never, vault.keys, {}, ['secrets']);
+    return writeBackup(
+      file,
+      header,
+      [{ kind: 'x25519', publicKey: pair.publicKey }],
+      parts.sections(),
+      () => ({ ...parts.summary, contentRoot: '0'.repeat(64) }),
+      new AbortController().signal,
+    );
+  });
+  const [destination] = agent.destinations;
+  const name = `keystead-${vaultId}-${id}`;
+  const manifest = { ...header, createdAt: new Date().toISOString(), format: 1, ...written };
+  const { createdAtMs: _at, wrappedKey: _key, ...facts } = manifest;
+  writeFileSync(
+    `${file}.json`,
+    JSON.stringify({ ...facts, namespaces: 3, secrets: 3, versions: 4 }),
+  );
+  const never = new AbortController().signal;
+  await destination?.put(`${name}.ksbackup`, file, never);
+  await destination?.put(`${name}.json`, `${file}.json`, never);
+  const openedBy = { identity: formatIdentity(pair.privateKey) };
+  const run = await agent.backups.drill(caller, id, { waitSeconds: 10, openedBy });
+  expect(run).toMatchObject({ state: 'failed', problem: { code: 'corrupt' } });
+  expect(run.problem?.message).toContain('not what was backed up');
+  expect(readdirSync(agent.spool)).toEqual([]);
 });
