@@ -55,7 +55,7 @@ export interface ImportOrder extends ImportChoices {
 
 /** An export does not open as a backup, nor the other way round. */
 const exportContext = Buffer.from('keystead namespace export v1');
-const leftOverAfterMs = 2 * storeLimits.bulkTimeoutMs + 60 * 60_000;
+const leftOverAfterMs = 2 * storeLimits.transferTimeoutMs + 60 * 60_000;
 const spoolName = /^import-[0-9a-f]{16}\.sealed$/;
 
 export class Transfer {
@@ -78,7 +78,7 @@ export class Transfer {
   async export(name: string, recipient: StreamRecipient): Promise<Readable> {
     await this.#directory.find(name);
     const archive = new PassThrough();
-    const signal = AbortSignal.timeout(storeLimits.bulkTimeoutMs);
+    const signal = AbortSignal.timeout(storeLimits.transferTimeoutMs);
     this.exportRows({ namespaces: [name] }, async (rows) => {
       const sealed = sealStream(encodeRows(rows), [recipient], { context: exportContext });
       await pipeline(sealed, archive, { signal });
@@ -166,7 +166,7 @@ export class Transfer {
           });
           await takeAll(write, open());
           return write;
-        });
+        }, storeLimits.transferTimeoutMs);
         for (const [id, key] of written.newKeys) this.#keys.keep(id, key);
         for (const name of written.changed) {
           const known = this.#directory.known(name);

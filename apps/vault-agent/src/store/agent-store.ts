@@ -31,7 +31,8 @@ const ownMigrations: readonly Migration[] = [{ name: 'secrets-1', apply: createA
 const reading = { timeoutMs: storeLimits.readTimeoutMs, isChange: false };
 const changing = { timeoutMs: storeLimits.writeTimeoutMs, isChange: true };
 /** Also every change on SQLite: it waits for nothing but a larger one of this process. */
-const bulk = { timeoutMs: storeLimits.bulkTimeoutMs, isChange: true };
+const bulk = { timeoutMs: storeLimits.bulkTimeoutMs, isChange: true, isAwaited: true };
+const transfer = { ...bulk, timeoutMs: storeLimits.transferTimeoutMs };
 
 export class AgentStore implements SqlStore<AgentSchema> {
   readonly kind: SqlKind;
@@ -78,6 +79,10 @@ export class AgentStore implements SqlStore<AgentSchema> {
     return this as unknown as SqlStore<Schema>;
   }
 
+  get bulk(): Queries<AgentSchema> {
+    return this.#sql.bulk;
+  }
+
   /** @throws ServiceError `unavailable` */
   read<T>(work: (queries: Queries<AgentSchema>) => Promise<T>): Promise<T> {
     return this.breaker.run(() => work(this.#sql.db), reading);
@@ -85,16 +90,28 @@ export class AgentStore implements SqlStore<AgentSchema> {
 
   /** @throws ServiceError `unavailable`: it may have happened nevertheless */
   write<T>(work: (queries: Queries<AgentSchema>) => Promise<T>): Promise<T> {
-    return this.breaker.run(() => this.#sql.write(work), this.kind === 'sqlite' ? bulk : changing);
+    return this.breaker.run(
+      (signal) => this.#sql.write(work, { signal }),
+      this.kind === 'sqlite' ? bulk : changing,
+    );
   }
 
-  /** A write of as much as a namespace may hold. */
-  writeInBulk<T>(work: (queries: Queries<AgentSchema>) => Promise<T>): Promise<T> {
-    return this.breaker.run(() => this.#sql.write(work), bulk);
+  /**
+   * A write of as much as a namespace may hold, or of a whole archive. One that takes too long is ended
+   * and waited for: it did not happen where this says so.
+   */
+  writeInBulk<T>(
+    work: (queries: Queries<AgentSchema>) => Promise<T>,
+    timeoutMs: number = bulk.timeoutMs,
+  ): Promise<T> {
+    return this.breaker.run((signal) => this.#sql.write(work, { isBulk: true, signal }), {
+      ...bulk,
+      timeoutMs,
+    });
   }
 
   snapshot<T>(work: (queries: Queries<AgentSchema>) => Promise<T>): Promise<T> {
-    return this.breaker.run(() => this.#sql.snapshot(work), bulk);
+    return this.breaker.run((signal) => this.#sql.snapshot(work, { signal }), transfer);
   }
 
   close(): Promise<void> {

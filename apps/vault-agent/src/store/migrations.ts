@@ -28,10 +28,21 @@ export class StoreTooNew extends Error {
 /** The lock of PostgreSQL that agents starting together wait for; any number that is ours. */
 const lockNumber = 7_305_817_001;
 const lockName = 'keystead migration';
+const lockWaitSeconds = 60;
+
+/** Another agent has been bringing the store up to date for longer than that takes. */
+export class StoreBusy extends Error {
+  constructor() {
+    super(
+      `another agent has been bringing the store up to date for ${lockWaitSeconds} s: start again later`,
+    );
+    this.name = 'StoreBusy';
+  }
+}
 
 /**
  * Applies what is missing; agents that start at the same moment wait for one another.
- * @throws StoreTooNew
+ * @throws StoreTooNew, StoreBusy
  */
 export async function migrate(
   store: SqlStore<unknown>,
@@ -43,12 +54,10 @@ export async function migrate(
   const apply = (queries: Queries<unknown>) => applyMissing(queries, store.kind, migrations, nowMs);
   // SQLite has one writer: whoever comes second finds everything done.
   if (store.kind === 'sqlite') return store.write(apply);
-  await store.db.connection().execute(async (queries) => {
+  await store.bulk.connection().execute(async (queries) => {
     const isPostgresql = store.kind === 'postgresql';
-    await (isPostgresql
-      ? sql`select pg_advisory_lock(${lockNumber})`
-      : sql`select get_lock(${lockName}, 60)`
-    ).execute(queries);
+    if (isPostgresql) await sql`select pg_advisory_lock(${lockNumber})`.execute(queries);
+    else await lockMysql(queries);
     try {
       await queries.transaction().execute(apply);
     } finally {
@@ -58,6 +67,13 @@ export async function migrate(
       ).execute(queries);
     }
   });
+}
+
+async function lockMysql(queries: Queries<unknown>): Promise<void> {
+  const { rows } = await sql<{ has: number | null }>`
+    select get_lock(${lockName}, ${lockWaitSeconds}) as has
+  `.execute(queries);
+  if (Number(rows[0]?.has) !== 1) throw new StoreBusy();
 }
 
 async function applyMissing(

@@ -64,6 +64,27 @@ test('a store that does not answer is given up in time, and its late answer chan
   expect(performance.now() - startedAtMs).toBeLessThan(3_000);
 });
 
+test('bulk work that takes too long is ended and waited for: what is said of it is true', async () => {
+  const breaker = new StoreBreaker();
+  const bulk = { timeoutMs: 20, isChange: true, isAwaited: true };
+  let hasEnded = false;
+  const ended = breaker.run(async (signal) => {
+    while (!signal.aborted) await new Promise((resolve) => setTimeout(resolve, 5));
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    hasEnded = true;
+    signal.throwIfAborted();
+  }, bulk);
+  await expect(ended).rejects.toEqual(unavailable);
+  expect(hasEnded).toBe(true);
+  // It was committing already.
+  const committed = breaker.run(async (signal) => {
+    while (!signal.aborted) await new Promise((resolve) => setTimeout(resolve, 5));
+    return 'written';
+  }, bulk);
+  expect(await committed).toBe('written');
+  expect(breaker.isAvailable).toBe(true);
+});
+
 test.each([
   ['postgresql', 'postgres://u:p@127.0.0.1:PORT/x'],
   ['mysql', 'mysql://u:p@127.0.0.1:PORT/x'],

@@ -31,6 +31,8 @@ export interface StorePatience {
   timeoutMs: number;
   /** A change: it may wait for others. */
   isChange: boolean;
+  /** Ended work is waited for, so that what is said of it is true. */
+  isAwaited?: boolean;
 }
 
 const connectionCodes = new Set([
@@ -110,12 +112,13 @@ export class StoreBreaker {
   }
 
   /**
+   * Work that is not done in time has its signal aborted.
    * @throws ServiceError `unavailable` where the store is away, was refused without asking, or did not
    * answer in time; a write may have happened then
    */
-  async run<T>(work: () => Promise<T>, patience: StorePatience): Promise<T> {
+  async run<T>(work: (signal: AbortSignal) => Promise<T>, patience: StorePatience): Promise<T> {
     try {
-      return await this.#policy.execute(() => within(work(), patience));
+      return await this.#policy.execute(() => within(work, patience));
     } catch (error) {
       if (
         error instanceof BrokenCircuitError ||
@@ -138,15 +141,27 @@ export class StoreBreaker {
   }
 }
 
-async function within<T>(answer: Promise<T>, { timeoutMs, isChange }: StorePatience): Promise<T> {
-  let timer: NodeJS.Timeout | undefined;
+async function within<T>(
+  work: (signal: AbortSignal) => Promise<T>,
+  { timeoutMs, isChange, isAwaited }: StorePatience,
+): Promise<T> {
+  const ending = new AbortController();
+  const tooLate = new StoreTimeout(timeoutMs, !isChange);
+  const timers: NodeJS.Timeout[] = [];
+  const after = (ms: number, then: () => void) => {
+    timers.push(setTimeout(then, ms).unref());
+  };
   const late = new Promise<never>((_resolve, reject) => {
-    timer = setTimeout(() => reject(new StoreTimeout(timeoutMs, !isChange)), timeoutMs);
-    timer.unref();
+    after(timeoutMs, () => {
+      ending.abort(tooLate);
+      // Where even this passes the work waits for something else than the store: it ends when that comes.
+      if (isAwaited) after(storeLimits.bulkEndsWithinMs, () => reject(tooLate));
+      else reject(tooLate);
+    });
   });
   try {
-    return await Promise.race([answer, late]);
+    return await Promise.race([work(ending.signal), late]);
   } finally {
-    clearTimeout(timer);
+    for (const timer of timers) clearTimeout(timer);
   }
 }

@@ -11,6 +11,10 @@ export const storeLimits = {
   writeTimeoutMs: 15_000,
   // Copies, imports and restores: as many secrets as a namespace may have.
   bulkTimeoutMs: 10 * 60_000,
+  // Exports, backups, and whole archives taken in: a million secrets over a slow line.
+  transferTimeoutMs: 2 * 3_600_000,
+  // Bulk work that is given up ends with its next query; how long that one may take to come.
+  bulkEndsWithinMs: 60_000,
   // Changes by other processes are seen within a second: half of it, and the other half for a slow answer.
   pollPeriodMs: 400,
   cacheTrustedForMs: 1_000,

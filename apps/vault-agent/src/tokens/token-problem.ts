@@ -29,6 +29,7 @@ const codes: Record<VaultErrorCode, ErrorCode> = {
   corrupt_record: 'unprocessable',
   schema_missing: 'internal',
   schema_too_new: 'internal',
+  schema_busy: 'unavailable',
   rekey_taken_over: 'conflict',
   rekey_failed: 'unavailable',
   vault_closed: 'unavailable',

@@ -60,13 +60,14 @@ function watched(
   return {
     kind: store.kind,
     db: store.db,
+    bulk: store.bulk,
     sqlite: store.sqlite,
     snapshot: store.snapshot,
     close: store.close,
-    write: async (work) => {
+    write: async (work, options) => {
       writes += 1;
       await between(writes);
-      return store.write(work);
+      return store.write(work, options);
     },
   };
 }
