@@ -44,23 +44,26 @@ export function impatientPostgresql(pool: PostgresPool, timeoutMs: number): Post
 }
 
 function impatientClient(client: PostgresPoolClient, timeoutMs: number): PostgresPoolClient {
-  let isBroken = false;
+  let givenUp: QueryTimeout | undefined;
   const query = (statement: string, parameters: readonly unknown[]) =>
     new Promise((resolve, reject) => {
+      // Taking back what is lost anyway says why it is lost.
+      if (givenUp !== undefined) return reject(givenUp);
       const timer = setTimeout(() => {
-        isBroken = true;
-        reject(new QueryTimeout(timeoutMs));
+        givenUp = new QueryTimeout(timeoutMs);
+        reject(givenUp);
         (client as Wire).connection?.stream?.destroy();
       }, timeoutMs);
       client
         .query(statement, parameters)
         .then(resolve, (error) => reject(withoutLiterals(error)))
         .finally(() => clearTimeout(timer));
+      return undefined;
     });
   return {
     ...(client.processID === undefined ? {} : { processID: client.processID }),
     query: query as PostgresPoolClient['query'],
-    release: (destroy) => client.release(isBroken || destroy),
+    release: (destroy) => client.release(givenUp !== undefined || destroy),
   };
 }
 
@@ -84,6 +87,7 @@ function impatientConnection(
   connection: MysqlPoolConnection,
   timeoutMs: number,
 ): MysqlPoolConnection {
+  let givenUp: QueryTimeout | undefined;
   const destroy = () => {
     connection.destroy();
     (connection as Wire).stream?.destroy();
@@ -100,10 +104,11 @@ function impatientConnection(
         if (isAnswered) return;
         isAnswered = true;
         clearTimeout(timer);
-        callback?.(error && withoutLiterals(error), result);
+        callback?.(givenUp ?? (error && withoutLiterals(error)), result);
       };
       const timer = setTimeout(() => {
-        answer(new QueryTimeout(timeoutMs), []);
+        givenUp = new QueryTimeout(timeoutMs);
+        answer(givenUp, []);
         destroy();
       }, timeoutMs);
       return connection.query(statement, parameters, answer);

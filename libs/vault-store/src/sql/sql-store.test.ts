@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { sql } from 'kysely';
 import { afterEach, beforeEach, expect, test } from 'vitest';
+import { withoutLiterals } from './server-connections.ts';
 import { isDuplicate, openSql, type SqlStore } from './sql-store.ts';
 
 interface Schema {
@@ -112,4 +113,91 @@ test('after close nothing is written', async () => {
   const other = await openSql<Schema>({ kind: 'sqlite', file: join(folder, 'other.db') });
   await other.close();
   await expect(other.write(async () => 1)).rejects.toThrow('closed');
+});
+
+test('work that is ended writes nothing more, and the reads of a snapshot end with it', async () => {
+  const ending = new AbortController();
+  const reason = new Error('too late');
+  const add = (name: string) => (queries: typeof store.db) =>
+    queries.insertInto('item').values({ name, count: 0 }).execute();
+  const ended = store.write(
+    async (queries) => {
+      await add('first')(queries);
+      ending.abort(reason);
+      await add('second')(queries);
+    },
+    { signal: ending.signal },
+  );
+  const beside = insert('beside');
+  await expect(ended).rejects.toBe(reason);
+  // Also where no query follows, and where it had not begun.
+  const last = new AbortController();
+  await expect(
+    store.write(
+      async (queries) => {
+        await add('last')(queries);
+        last.abort(reason);
+      },
+      { signal: last.signal },
+    ),
+  ).rejects.toBe(reason);
+  await expect(store.write(add('late'), { signal: ending.signal })).rejects.toBe(reason);
+  await expect(
+    store.snapshot((queries) => queries.selectFrom('item').selectAll().execute(), {
+      signal: ending.signal,
+    }),
+  ).rejects.toBe(reason);
+  await beside;
+  const rows = await store.db.selectFrom('item').select('name').execute();
+  expect(rows.map(({ name }) => name)).toEqual(['beside']);
+});
+
+test('a transaction that cannot even be taken back stops no later write', async () => {
+  const exec = DatabaseSync.prototype.exec;
+  let failures = 0;
+  DatabaseSync.prototype.exec = function (statement: string) {
+    if (failures < 2 && /^(?:commit|rollback)$/.test(statement)) {
+      failures += 1;
+      throw new Error('the disk is away');
+    }
+    return exec.call(this, statement);
+  };
+  try {
+    await expect(insert('lost')).rejects.toThrow('the disk is away');
+    expect(failures).toBe(2);
+    // This one finds the other still open, and takes it back.
+    await expect(insert('refused')).rejects.toThrow();
+    expect(await insert('kept')).toBe('kept');
+  } finally {
+    DatabaseSync.prototype.exec = exec;
+  }
+  const rows = await store.db.selectFrom('item').select('name').execute();
+  expect(rows.map(({ name }) => name)).toEqual(['kept']);
+});
+
+test('what a driver says of a statement quotes nothing of it', () => {
+  const said = [
+    ["Duplicate entry 'hunter2' for key 'item.name'", "Duplicate entry … for key 'item.name'"],
+    [
+      "You have an error in your SQL syntax; check the right syntax to use near 'hunter2' at line 1",
+      'You have an error in your SQL syntax; check the right syntax to use near … at line 1',
+    ],
+    [
+      "Incorrect integer value: 'hunter2' for column 'count' at row 1",
+      "Incorrect integer value: … for column 'count' at row 1",
+    ],
+  ] as const;
+  for (const [message, kept] of said) {
+    const error = Object.assign(new Error(message), {
+      errno: 1062,
+      sql: "alter user x identified by 'hunter2'",
+      sqlMessage: message,
+    });
+    const shown = withoutLiterals(error) as typeof error;
+    expect(shown).toBe(error);
+    expect(shown.message).toBe(kept);
+    expect(shown.errno).toBe(1062);
+    expect(shown.sql ?? shown.sqlMessage).toBe(undefined);
+    expect(shown.stack).not.toContain('hunter2');
+  }
 });
