@@ -150,6 +150,14 @@ export interface RetiredLine {
   type: 'retired';
   /** Entries up to and including this one are no longer kept. */
   through: number;
+  /** What the agent was told to keep, in days. */
+  retentionDays: number;
+  /** The time of the first line that is kept, which no retired entry is younger than. */
+  before: string;
+  /** The hash of the entry `through`, which the first line that is kept follows. */
+  lastHash: string;
+  /** Ed25519, by the key of the heads. */
+  signature: string;
   hash: string;
 }
 

@@ -4,6 +4,8 @@ import {
   createPublicKey,
   generateKeyPairSync,
   type KeyObject,
+  sign,
+  verify,
 } from 'node:crypto';
 import { existsSync, readFileSync } from 'node:fs';
 import { dirname } from 'node:path';
@@ -32,6 +34,41 @@ export class AuditSigner {
   sign(head: AuditHeadFacts): Buffer {
     return signAuditHead(head, this.#privateKey);
   }
+
+  signRetirement(retirement: Retirement): Buffer {
+    return sign(null, retirementMessage(retirement), this.#privateKey);
+  }
+}
+
+/** What a line says that lets entries go: nobody without the key can let them go. */
+export interface Retirement {
+  /** 32 hexadecimal digits. */
+  chain: string;
+  through: number;
+  lastHash: string;
+  before: string;
+  retentionDays: number;
+}
+
+export function isRetirementSignedBy(
+  retirement: Retirement,
+  signature: Buffer,
+  publicKey: Buffer,
+): boolean {
+  try {
+    const key = createPublicKey({ key: publicKey, format: 'der', type: 'spki' });
+    return verify(null, retirementMessage(retirement), key, signature);
+  } catch {
+    return false;
+  }
+}
+
+/** One line of ASCII; no head begins like it. */
+function retirementMessage(retirement: Retirement): Buffer {
+  const { chain, through, lastHash, before, retentionDays } = retirement;
+  return Buffer.from(
+    `keystead.audit-retired.v1\0${chain} ${through} ${lastHash} ${before} ${retentionDays}`,
+  );
 }
 
 /** Undefined where there is no key to read. */

@@ -1,4 +1,5 @@
 import { spawn } from 'node:child_process';
+import { generateKeyPairSync } from 'node:crypto';
 import {
   appendFileSync,
   copyFileSync,
@@ -15,9 +16,10 @@ import {
 import { dirname } from 'node:path';
 import { isAuditHeadSignedBy } from '@keystead/agent-protocol/audit-head';
 import { afterEach, expect, test } from 'vitest';
-import { parseLine } from './audit-entry.ts';
+import { bookkeepingBody, chainLine, parseLine } from './audit-entry.ts';
 import { closedFiles } from './audit-files.ts';
 import { fact, freshLogFile, openTrail, readLog } from './audit-log.fixture.ts';
+import { AuditSigner } from './audit-signer.ts';
 import {
   AuditBlocked,
   type AuditDisk,
@@ -28,6 +30,9 @@ import {
   type AuditTrailOptions,
 } from './audit-trail.ts';
 import { verifyAudit } from './audit-verification.ts';
+
+/** For tests of what comes after the waiting. That the waiting is short enough is tested with the real ones. */
+const quick = { blockedAfterMs: 300, probeMs: 50, headsApartMs: 20 };
 
 const open: AuditTrail[] = [];
 afterEach(async () => {
@@ -191,6 +196,55 @@ test('what is older than the retention is removed, and the rest verifies', async
   });
 });
 
+test('what is not old enough, or is let go by who has not the key, is not accepted as retired', async () => {
+  const logFile = freshLogFile();
+  const trail = await openTrail(logFile, { rotationBytes: 3_000 });
+  for (let number = 0; number < 30; number += 1) await trail.record(fact(number));
+  await trail.stop();
+  const [forgotten] = await closedFiles(logFile);
+  const first = parseLine(
+    readFileSync((await closedFiles(logFile))[1]?.path ?? '')
+      .toString()
+      .split('\n')[0] ?? '',
+  );
+  if (forgotten === undefined || first?.type !== 'file') throw new Error('nothing was closed');
+  const key = AuditSigner.atFile(`${logFile}.key`);
+  const own = new AuditSigner(generateKeyPairSync('ed25519').privateKey);
+  const facts = {
+    through: first.sequence - 1,
+    lastHash: first.previous,
+    before: first.at,
+    retentionDays: 30,
+  };
+  const whole = readFileSync(logFile, 'utf8');
+  const last = parseLine(whole.trim().split('\n').at(-1) ?? '');
+  rmSync(forgotten.path);
+  const months = 40 * 86_400_000;
+  for (const [at, signer, problem] of [
+    [Date.now() + months, own, 'wrong_retirement'],
+    [Date.now(), key, 'wrong_retirement'],
+    // In order, and no head covers it.
+    [Date.now() + months, key, 'missing_entries'],
+  ] as const) {
+    const signature = signer.signRetirement({ chain: first.chain, ...facts }).toString('base64');
+    const { line } = chainLine(
+      bookkeepingBody('retired', at, { ...facts, signature }),
+      (last?.sequence ?? 0) + 1,
+      last?.hash ?? '',
+    );
+    writeFileSync(logFile, whole + line);
+    expect((await verifyAudit(logFile)).problem).toMatchObject({
+      kind: problem,
+      sequence: problem === 'missing_entries' ? 1 : (last?.sequence ?? 0) + 1,
+    });
+  }
+  // The next run signs a head over it: then it is.
+  const later = await openTrail(logFile);
+  await later.record(fact(31));
+  await later.stop();
+  expect(await verifyAudit(logFile)).toMatchObject({ ok: true, firstSequence: first.sequence });
+});
+
 test('a clock that jumped ten years ahead does not wipe the history', async () => {
   const logFile = freshLogFile();
   const clock = { nowMs: Date.UTC(2026, 0, 1) };
@@ -239,14 +293,17 @@ test('a head is signed each thousand entries, each minute and at the end', async
 test('without new entries there are no new heads', async () => {
   const logFile = freshLogFile();
   const clock = { monotonicMs: 0 };
-  const trail = await openTrail(logFile, { monotonicNow: () => clock.monotonicMs });
+  const trail = await openTrail(logFile, {
+    monotonicNow: () => clock.monotonicMs,
+    timings: quick,
+  });
   const heads: AuditHead[] = [];
   trail.onHead((head) => heads.push(head));
   await trail.record(fact(1));
   await until(() => heads.length === 1);
   const { size } = statSync(logFile);
   clock.monotonicMs += 3_600_000;
-  await new Promise((resolve) => setTimeout(resolve, 1_200));
+  await new Promise((resolve) => setTimeout(resolve, 200));
   await trail.stop();
   expect(heads).toHaveLength(1);
   expect(statSync(logFile).size).toBe(size);
@@ -255,19 +312,20 @@ test('without new entries there are no new heads', async () => {
 const writeNow: AuditDisk['write'] = async (descriptor, bytes, position) =>
   writeSync(descriptor, bytes, 0, bytes.length, position);
 
-const disks: Record<string, (slow: { isSlow: boolean }) => AuditDisk['sync']> = {
-  'never answers': (slow) => () =>
-    slow.isSlow ? until(() => !slow.isSlow, 60_000) : Promise.resolve(),
-  'takes three seconds': (slow) => () =>
-    slow.isSlow ? new Promise((resolve) => setTimeout(resolve, 3_000)) : Promise.resolve(),
-};
-
-test.each(Object.entries(disks))(
+test.each([
+  ['never answers', {}, 60_000],
+  ['answers late', { timings: quick }, 600],
+] as const)(
   'a disk that %s: refused within two seconds, then at once, and written again when it is well',
-  async (_name, sync) => {
+  async (name, options, lateMs) => {
     const logFile = freshLogFile();
     const slow = { isSlow: false };
-    const trail = await begin(logFile, { disk: { write: writeNow, sync: sync(slow) } });
+    const sync: AuditDisk['sync'] = async () => {
+      if (!slow.isSlow) return;
+      if (name === 'never answers') await until(() => !slow.isSlow, lateMs);
+      else await new Promise((resolve) => setTimeout(resolve, lateMs));
+    };
+    const trail = await begin(logFile, { ...options, disk: { write: writeNow, sync } });
     const notices: AuditNotice[] = [];
     trail.onNotice((notice) => notices.push(notice));
     await trail.record(fact(1));
@@ -280,6 +338,8 @@ test.each(Object.entries(disks))(
     await trail.record(fact(2));
     expect(requestIds(logFile)).toContain('req-2');
     expect(notices.map(({ kind }) => kind)).toEqual(['blocked', 'resumed']);
+    const told = readFileSync(logFile, 'utf8').match(/"type":"resumed".*?"refused":\d+/g);
+    expect(told).toEqual([expect.stringMatching(/"refused":2$/)]);
     expect(await verifyAudit(logFile)).toMatchObject({ ok: true });
   },
 );
@@ -289,8 +349,9 @@ test('a disk that is merely slow delays, and refuses nothing', async () => {
   const trail = await begin(logFile, {
     disk: {
       write: writeNow,
-      sync: () => new Promise((resolve) => setTimeout(resolve, 400)),
+      sync: () => new Promise((resolve) => setTimeout(resolve, 100)),
     },
+    timings: quick,
   });
   await Promise.all(Array.from({ length: 50 }, (_, number) => trail.record(fact(number))));
   expect(trail.counters.refused).toBe(0);
@@ -299,7 +360,7 @@ test('a disk that is merely slow delays, and refuses nothing', async () => {
 test('a folder that goes missing blocks, and what comes back is gone on with', async () => {
   const logFile = freshLogFile();
   const folder = dirname(logFile);
-  const trail = await begin(logFile);
+  const trail = await begin(logFile, { timings: quick });
   await trail.record(fact(1));
   renameSync(folder, `${folder}-away`);
   expect(await refusedAfterMs(trail)).toBeLessThan(2_000);
@@ -314,7 +375,7 @@ test('a folder that goes missing blocks, and what comes back is gone on with', a
 
 test('a log that is deleted under the agent is told, gone on with, and found by verifying', async () => {
   const logFile = freshLogFile();
-  const trail = await begin(logFile);
+  const trail = await begin(logFile, { timings: quick });
   await trail.record(fact(1));
   await trail.record(fact(2));
   rmSync(logFile);
@@ -327,7 +388,7 @@ test('a log that is deleted under the agent is told, gone on with, and found by 
 
 test('a log that is replaced under the agent is not written past: what is there is gone on with', async () => {
   const logFile = freshLogFile();
-  const trail = await begin(logFile);
+  const trail = await begin(logFile, { timings: quick });
   await trail.record(fact(1));
   copyFileSync(logFile, `${logFile}.copy`);
   renameSync(`${logFile}.copy`, logFile);
@@ -344,7 +405,7 @@ test.each([
 ])('%s in the place of the log blocks from the start, without hanging', async (_name, make) => {
   const logFile = freshLogFile();
   await make(logFile);
-  const trail = await begin(logFile);
+  const trail = await begin(logFile, { timings: quick });
   expect(trail.blocked).toBeDefined();
   expect(await refusedAfterMs(trail)).toBeLessThan(2_000);
   rmSync(logFile, { recursive: true });

@@ -23,6 +23,7 @@ import {
   auditFormat,
   bookkeepingBody,
   chainLine,
+  type FileLine,
   operationBody,
 } from './audit-entry.ts';
 import {
@@ -82,6 +83,13 @@ export interface AuditDisk {
   sync(descriptor: number): Promise<void>;
 }
 
+/** In ms; those of `auditLimits` but in tests that would only wait. */
+export interface AuditTimings {
+  blockedAfterMs: number;
+  probeMs: number;
+  headsApartMs: number;
+}
+
 export interface AuditTrailOptions {
   /** Absolute. Closed files, the key and the lock stand beside it. */
   logFile: string;
@@ -94,6 +102,7 @@ export interface AuditTrailOptions {
   /** For the pace of heads; how long the disk may take is measured by the process's own clock. */
   monotonicNow?: () => number;
   disk?: AuditDisk;
+  timings?: Partial<AuditTimings>;
 }
 
 interface Waiting {
@@ -101,6 +110,7 @@ interface Waiting {
   body: string | undefined;
   sinceMs: number;
   settle: ((error?: Error) => void) | undefined;
+  isResumed?: boolean;
 }
 
 interface ChainEnd {
@@ -139,6 +149,7 @@ export class AuditTrail {
   readonly #now: () => number;
   readonly #monotonicNow: () => number;
   readonly #disk: AuditDisk;
+  readonly #timings: AuditTimings;
   readonly #startedAt: { wallMs: number; monotonicMs: number };
   #signer: AuditSigner | undefined;
   #chainId = Buffer.alloc(0);
@@ -170,6 +181,7 @@ export class AuditTrail {
     this.#now = options.now ?? Date.now;
     this.#monotonicNow = options.monotonicNow ?? (() => performance.now());
     this.#disk = options.disk ?? operatingSystem;
+    this.#timings = { ...auditLimits, ...options.timings };
     this.#startedAt = { wallMs: this.#now(), monotonicMs: this.#monotonicNow() };
   }
 
@@ -180,7 +192,7 @@ export class AuditTrail {
    */
   static async open(options: AuditTrailOptions): Promise<AuditTrail> {
     const trail = new AuditTrail(options);
-    await Promise.race([trail.#start(), pause(auditLimits.blockedAfterMs)]);
+    await Promise.race([trail.#start(), pause(trail.#timings.blockedAfterMs)]);
     if (trail.#inUse !== undefined) throw trail.#inUse;
     if (trail.#file === undefined && trail.#blocked === undefined) {
       trail.#block('the log could not be opened in time');
@@ -272,7 +284,7 @@ export class AuditTrail {
     }
     if (this.#stopping) return;
     this.#timers.push(
-      setInterval(() => this.#headWhenDue(), auditLimits.headsApartMs).unref(),
+      setInterval(() => this.#headWhenDue(), this.#timings.headsApartMs).unref(),
       setInterval(() => void this.retire(), auditLimits.retentionEveryMs).unref(),
     );
     void this.#pump();
@@ -438,6 +450,7 @@ export class AuditTrail {
       body: bookkeepingBody(type, this.#now(), fields),
       sinceMs: performance.now(),
       settle: undefined,
+      isResumed: type === 'resumed',
     });
   }
 
@@ -482,7 +495,7 @@ export class AuditTrail {
     this.counters.entries += batch.entries.length;
     this.counters.bytes += batch.bytes.length;
     this.#inFlight = [];
-    if (this.#blocked !== undefined) this.#resumed();
+    if (this.#blocked !== undefined) this.#resumed(batch.tellsResumed);
     for (const { settle } of batch.entries) settle?.();
     for (const head of batch.heads) for (const listener of this.#headListeners) listener(head);
     this.#operationsSinceHead += batch.operations;
@@ -495,7 +508,8 @@ export class AuditTrail {
     let end = this.#end ?? beforeTheFirst;
     let length = 0;
     let operations = 0;
-    for (const { body } of this.#waiting) {
+    let tellsResumed = false;
+    for (const { body, isResumed } of this.#waiting) {
       if (lines.length >= auditLimits.batchEntries || length >= auditLimits.batchBytes / 2) break;
       if (body === undefined) {
         heads.push(this.#sign(end));
@@ -503,6 +517,7 @@ export class AuditTrail {
       } else {
         operations += 1;
       }
+      tellsResumed ||= isResumed === true;
       const { line, hash } = chainLine(
         body ?? headBody(heads.at(-1) as AuditHead),
         end.sequence + 1,
@@ -513,7 +528,7 @@ export class AuditTrail {
       lines.push(line);
     }
     const entries = this.#waiting.splice(0, lines.length);
-    return { entries, bytes: Buffer.from(lines.join('')), end, heads, operations };
+    return { entries, bytes: Buffer.from(lines.join('')), end, heads, operations, tellsResumed };
   }
 
   async #writeAll(descriptor: number, bytes: Buffer, position: number): Promise<void> {
@@ -574,7 +589,7 @@ export class AuditTrail {
     }
     if (this.#stopping) return;
     clearTimeout(this.#probe);
-    this.#probe = setTimeout(() => this.#tryAgain(), auditLimits.probeMs).unref();
+    this.#probe = setTimeout(() => this.#tryAgain(), this.#timings.probeMs).unref();
   }
 
   /** Writes the line that says since when; a try that hangs is the next try as well. */
@@ -582,21 +597,27 @@ export class AuditTrail {
     const blocked = this.#blocked;
     if (blocked === undefined || this.#stopping) return;
     if (this.#pumping !== undefined) {
-      this.#probe = setTimeout(() => this.#tryAgain(), auditLimits.probeMs).unref();
+      this.#probe = setTimeout(() => this.#tryAgain(), this.#timings.probeMs).unref();
       return;
     }
+    this.#queueResumed(blocked);
+    void this.#pump();
+  }
+
+  #queueResumed(blocked: { sinceMs: number; refused: number }): void {
     this.#queueFirst('resumed', {
       blockedSince: new Date(blocked.sinceMs).toISOString(),
       refused: blocked.refused,
     });
-    void this.#pump();
   }
 
-  #resumed(): void {
+  /** A write that hung says nothing of it when it goes through: then the line of it comes next. */
+  #resumed(isTold: boolean): void {
     const blocked = this.#blocked;
     if (blocked === undefined) return;
     this.#blocked = undefined;
     clearTimeout(this.#probe);
+    if (!isTold) this.#queueResumed(blocked);
     const facts = { refused: blocked.refused, blockedForMs: this.#now() - blocked.sinceMs };
     this.#log.warn(facts, 'the audit is written again');
     this.#notify({ kind: 'resumed', ...facts });
@@ -605,8 +626,8 @@ export class AuditTrail {
   #watchWaiting(): void {
     const oldest = this.#inFlight[0] ?? this.#waiting[0];
     if (oldest === undefined || this.#blocked !== undefined) return;
-    if (performance.now() - oldest.sinceMs < auditLimits.blockedAfterMs) return;
-    this.#block(`the disk has not answered for ${auditLimits.blockedAfterMs} ms`);
+    if (performance.now() - oldest.sinceMs < this.#timings.blockedAfterMs) return;
+    this.#block(`the disk has not answered for ${this.#timings.blockedAfterMs} ms`);
   }
 
   #refuse(reason: string): Promise<never> {
@@ -628,7 +649,7 @@ export class AuditTrail {
     const due =
       elapsedMs >= auditLimits.headEveryMs ||
       (this.#operationsSinceHead >= auditLimits.headEveryEntries &&
-        elapsedMs >= auditLimits.headsApartMs);
+        elapsedMs >= this.#timings.headsApartMs);
     if (due) this.#takeHead();
   }
 
@@ -653,7 +674,8 @@ export class AuditTrail {
   }
 
   /**
-   * Removes closed files whose youngest entry is older than the retention, after a line says so. A few
+   * Removes closed files whose youngest entry is older than the retention, after a signed line says so
+   * and a head covers that. A few
    * at a time, and none while the wall clock has jumped: a wrong clock must not wipe the history.
    */
   async retire(): Promise<number> {
@@ -665,18 +687,24 @@ export class AuditTrail {
       const most = Math.ceil(closed.length / auditLimits.retiredShare);
       const due: string[] = [];
       let through = 0;
+      let next: FileLine | undefined;
       for (const [index, { path }] of closed.slice(0, most).entries()) {
-        const next = await readFirst(closed[index + 1]?.path ?? logFile);
-        if (next === undefined || Date.parse(next.at) > limitMs) break;
+        const follows = await readFirst(closed[index + 1]?.path ?? logFile);
+        if (follows === undefined || Date.parse(follows.at) > limitMs) break;
         due.push(path);
-        through = next.sequence - 1;
+        next = follows;
+        through = follows.sequence - 1;
       }
-      if (due.length === 0) return 0;
+      if (next === undefined) return 0;
+      const facts = { through, lastHash: next.previous, before: next.at, retentionDays };
+      const signature = this.#signer?.signRetirement({ chain: this.#chain, ...facts });
+      const fields = { ...facts, signature: signature?.toString('base64') };
       await new Promise<void>((resolve, reject) => {
-        this.#queue(bookkeepingBody('retired', this.#now(), { through }), (error) =>
+        this.#queue(bookkeepingBody('retired', this.#now(), fields), (error) =>
           error === undefined ? resolve() : reject(error),
         );
       });
+      await this.#headOnDisk();
       for (const path of due) await unlink(path);
       await syncFolder(dirname(logFile));
       this.#log.info({ through, files: due.length }, 'old audit entries were retired');
@@ -685,6 +713,15 @@ export class AuditTrail {
       this.#log.error({ error: String(error) }, 'old audit entries could not be retired');
       return 0;
     }
+  }
+
+  /** Signs what is written, without waiting for its time. */
+  #headOnDisk(): Promise<void> {
+    this.#operationsSinceHead = 0;
+    this.#lastHead = { sequence: this.#end?.sequence ?? 0, atMs: this.#monotonicNow() };
+    return new Promise((resolve, reject) => {
+      this.#queue(undefined, (error) => (error === undefined ? resolve() : reject(error)));
+    });
   }
 
   get #clockJumped(): boolean {

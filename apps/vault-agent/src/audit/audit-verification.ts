@@ -16,9 +16,20 @@ import type {
   auditProblemKinds,
   TrustedHead,
 } from '@keystead/contracts/agent-api/audit';
-import { type AuditLine, hashOf, noHash, parseLine, sequenceOf, splitLine } from './audit-entry.ts';
+import {
+  type AuditLine,
+  hashOf,
+  noHash,
+  parseLine,
+  type RetiredLine,
+  sequenceOf,
+  splitLine,
+} from './audit-entry.ts';
 import { closedFiles, damagedFiles, readLines } from './audit-files.ts';
 import { auditLimits } from './audit-limits.ts';
+import { isRetirementSignedBy } from './audit-signer.ts';
+
+const dayMs = 86_400_000;
 
 export interface VerificationOptions {
   /** Heads that were kept where whoever writes the log does not reach. */
@@ -156,6 +167,10 @@ class ChainCheck {
   #confirmed = 0;
   #confirmedThrough = 0;
   #retiredThrough = 0;
+  /** Of a line that no head covers yet. */
+  #retiringThrough = 0;
+  #firstAt = '';
+  #firstPrevious = noHash;
   #mended = 0;
   #tornBytes = 0;
   lastSequence = 0;
@@ -282,6 +297,8 @@ class ChainCheck {
     if (this.#entries === 0) {
       this.#chain = parsed.chain;
       this.#firstSequence = sequence;
+      this.#firstAt = parsed.at;
+      this.#firstPrevious = parsed.previous;
       this.#previousHash = parsed.previous;
       if (sequence === 1 && parsed.previous !== noHash) {
         this.#wrong('wrong_hash', sequence, 'the chain begins with the hash of something');
@@ -319,10 +336,7 @@ class ChainCheck {
         this.#head(parsed.head, sequence);
         break;
       case 'retired':
-        // Said before it was done: what a later line does not say is not retired.
-        if (Number.isSafeInteger(parsed.through) && parsed.through < sequence) {
-          this.#retiredThrough = Math.max(this.#retiredThrough, parsed.through);
-        }
+        this.#retired(parsed, sequence);
         break;
       case 'mended':
         this.#mended += 1;
@@ -333,6 +347,34 @@ class ChainCheck {
       default:
         this.#wrong('not_an_entry', sequence, 'there are no entries of this type');
     }
+  }
+
+  /**
+   * Said before it was done, and covered by a head before it was done: what no line or no head says is not
+   * retired. Who has not the key cannot say it; who has cannot say it of what is younger than it states.
+   */
+  #retired(line: RetiredLine, sequence: number): void {
+    const { through, lastHash, before, retentionDays, signature } = line;
+    const isSigned = isRetirementSignedBy(
+      { chain: this.#chain ?? '', through, lastHash, before, retentionDays },
+      Buffer.from(String(signature), 'base64'),
+      this.#signerKeyBytes,
+    );
+    const wrong = (what: string) =>
+      this.#wrong('wrong_retirement', sequence, `entries up to ${through} were retired ${what}`);
+    if (!isSigned) wrong('without a signature of the key of the log');
+    if (!Number.isSafeInteger(through) || through >= sequence) wrong('before they were written');
+    const ageMs = Date.parse(line.at) - Date.parse(before);
+    if (!(retentionDays > 0 && ageMs >= retentionDays * dayMs)) {
+      wrong(`younger than the ${retentionDays} days that they are kept`);
+    }
+    if (
+      through === this.#firstSequence - 1 &&
+      (before !== this.#firstAt || lastHash !== this.#firstPrevious)
+    ) {
+      wrong('that the entries which follow do not follow');
+    }
+    this.#retiringThrough = through;
   }
 
   #head(
@@ -364,6 +406,7 @@ class ChainCheck {
     }
     this.#heads += 1;
     this.#signedThrough = head.sequence;
+    this.#retiredThrough = Math.max(this.#retiredThrough, this.#retiringThrough);
   }
 
   #compare(sequence: number, hash: string): void {

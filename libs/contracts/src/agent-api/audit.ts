@@ -88,6 +88,7 @@ export const auditProblemKinds = [
   'wrong_hash',
   'wrong_head',
   'missing_entries',
+  'wrong_retirement',
   'other_chain',
   'other_signer',
   'damaged_file',
