@@ -95,8 +95,9 @@ export function commandLine(): Command {
     .requiredOption('--config <file>', 'vault.yaml')
     .action(async ({ config }) => {
       const { lockoutsFileOf } = await import('./agent-reporting.ts');
-      const { unlock } = await import('./observe/lockouts.ts');
-      const count = unlock(lockoutsFileOf(loadConfiguration(config)));
+      const { unlockAll } = await import('./local-commands.ts');
+      const file = lockoutsFileOf(loadConfiguration(config));
+      const count = await withVault(config, (guarded, caller) => unlockAll(guarded, caller, file));
       process.stdout.write(count === 0 ? 'Nothing is locked.\n' : `${count} unlocked.\n`);
     });
 

@@ -28,6 +28,7 @@ import { makePrivateFolder, writeDurably } from './durable-file.ts';
 import { GuardedVault } from './guarded-vault.ts';
 import { newRequestId } from './http/http-server.ts';
 import type { ReadVariable } from './key-management.ts';
+import { unlock } from './observe/lockouts.ts';
 
 export const bootstrapKeyName = 'bootstrap admin';
 
@@ -98,6 +99,16 @@ export async function allKeys(guarded: GuardedVault, caller: Caller): Promise<Ap
 export function revokeKey(guarded: GuardedVault, caller: Caller, id: string): Promise<ApiKey> {
   return guarded.door.perform(caller, errandOf(revokeApiKey, { other: `api-key:${id}` }), () =>
     guarded.apiKeys.revoke(caller, { params: { id } }),
+  );
+}
+
+/** Opens what suspicious activity has locked. Answers how many locks there were. @throws ServiceError */
+export function unlockAll(guarded: GuardedVault, caller: Caller, file: string): Promise<number> {
+  const resource = { other: 'lockouts' };
+  return guarded.door.perform(
+    caller,
+    { action: 'access.manage', operation: 'lockouts.unlock', resource, effect: 'write' },
+    () => unlock(file),
   );
 }
 

@@ -21,10 +21,16 @@ beforeAll(async () => {
   await new Promise<void>((resolve) => receiver.listen(0, '127.0.0.1', resolve));
   const { port } = receiver.address() as { port: number };
   agent = await TestAgent.start((yaml) =>
-    yaml.replace(
-      /^audit:\n/m,
-      `audit:\n  forward:\n    - type: http\n      url: "http://127.0.0.1:${port}/audit"\n`,
-    ),
+    yaml
+      .replace(
+        /^audit:\n/m,
+        `audit:\n  forward:\n    - type: http\n      url: "http://127.0.0.1:${port}/audit"\n`,
+      )
+      .replace('log_file: "audit.log"', 'log_file: "audit/audit.log"')
+      .replace(
+        /^monitoring:\n/m,
+        'monitoring:\n  suspicious_activity:\n    many_denials: { count: 5, within: "1m", response: lock_identity }\n',
+      ),
   );
   await agent.send('POST', '/v1/namespaces', { body: { name: 'production' } });
   await agent.send('POST', '/v1/namespaces/production/secrets', {
@@ -99,7 +105,7 @@ test('the chain verifies over HTTP and from the files; a changed log does not', 
     body: { trustedHeads: [{ chain, sequence, hash: '0'.repeat(64) }] },
   });
   expect(wrong.body.problem).toMatchObject({ kind: 'wrong_head', sequence });
-  const log = join(agent.folder, 'audit.log');
+  const log = join(agent.folder, 'audit', 'audit.log');
   const before = readFileSync(log);
   writeFileSync(
     log,
@@ -113,29 +119,29 @@ test('the chain verifies over HTTP and from the files; a changed log does not', 
 
 test('commands show and export what the log holds', async () => {
   const config = ['--config', agent.configuration];
-  const tail = await command(['audit', 'tail', ...config, '--action', 'secret.create']);
+  const output = join(agent.folder, 'export.jsonl');
+  const [tail, csv, exported] = await Promise.all([
+    command(['audit', 'tail', ...config, '--action', 'secret.create']),
+    command([
+      ...['audit', 'export', ...config, '--format', 'csv'],
+      ...['--secret', 'database/password'],
+    ]),
+    command(['audit', 'export', ...config, '--output', output]),
+  ]);
   expect(tail.output).toMatch(/started +secret\.create +production/);
   expect(tail.output.trim().split('\n')).toHaveLength(2);
-  const csv = await command([
-    'audit',
-    'export',
-    ...config,
-    '--format',
-    'csv',
-    '--secret',
-    'database/password',
-  ]);
   expect(csv.output.split('\r\n')[0]).toMatch(/^sequence,at,requestId,/);
   expect(csv.output.match(/secret\.read-value/g)).toHaveLength(5);
-  const output = join(agent.folder, 'export.jsonl');
-  const exported = await command(['audit', 'export', ...config, '--output', output]);
   expect(exported.code).toBe(0);
-  const log = readFileSync(join(agent.folder, 'audit.log'), 'utf8').split('\n');
+  const log = readFileSync(join(agent.folder, 'audit', 'audit.log'), 'utf8').split('\n');
   for (const line of readFileSync(output, 'utf8').trim().split('\n')) expect(log).toContain(line);
 });
 
 test('a receiver gets what is logged, and no log or receiver gets a value', async () => {
-  const log = () => readFileSync(join(agent.folder, 'audit.log'), 'utf8').trim().split('\n');
+  const log = () =>
+    readFileSync(join(agent.folder, 'audit', 'audit.log'), 'utf8')
+      .trim()
+      .split('\n');
   await agent.until(() => log().every((line) => received.includes(line)));
   const metrics = await agent.send('GET', '/metrics');
   expect(metrics.text).toMatch(/vault_audit_entries_total [1-9]/);
@@ -154,60 +160,50 @@ test('stopped and started again, the chain goes on', async () => {
   });
 });
 
-test('what cannot be audited is refused with 503 within two seconds, and was not done', async () => {
-  const careful = await TestAgent.start((yaml) =>
-    yaml.replace('log_file: "audit.log"', 'log_file: "audit/audit.log"'),
-  );
-  try {
-    const create = (name: string) => careful.send('POST', '/v1/namespaces', { body: { name } });
-    expect((await create('before')).status).toBe(201);
-    const folder = join(careful.folder, 'audit');
-    renameSync(folder, `${folder}-away`);
-    for (const attempt of [() => create('blocked'), () => careful.send('GET', '/v1/namespaces')]) {
-      const sinceMs = performance.now();
-      const refused = await attempt();
-      expect(refused.status).toBe(503);
-      expect(refused.body.code).toBe('unavailable');
-      expect(performance.now() - sinceMs).toBeLessThan(2_000);
-    }
-    expect((await careful.send('GET', '/readyz')).status).toBe(503);
-    expect((await careful.send('GET', '/metrics')).text).toContain('vault_audit_blocked 1');
-    renameSync(`${folder}-away`, folder);
-    await careful.until(async () => (await careful.send('GET', '/readyz')).status === 200);
-    const names = (await careful.send('GET', '/v1/namespaces')).body.items.map(
-      ({ name }: { name: string }) => name,
-    );
-    expect(names).toEqual(['before']);
-    const log = readFileSync(join(folder, 'audit.log'), 'utf8');
-    expect(log).toContain('"type":"resumed"');
-    expect((await careful.send('POST', '/v1/audit/verify', { body: {} })).body.ok).toBe(true);
-  } finally {
-    await careful.remove();
+test('who is denied too often is locked where that is asked for, and the owner unlocks, which is audited', async () => {
+  const reader = await agent.keyFor(['reader']);
+  const asReader = () => agent.send('GET', '/v1/namespaces', { key: reader });
+  expect((await asReader()).status).toBe(200);
+  for (let count = 0; count < 5; count += 1) {
+    await agent.send('POST', '/v1/namespaces', { key: reader, body: { name: 'x' } });
   }
+  expect((await asReader()).status).toBe(403);
+  const found = await list('result=denied&limit=1');
+  expect(found.status).toBe(200);
+  expect(found.body.items[0].context).toEqual({ lockedFor: 'MANY_DENIALS' });
+  const opened = await command(['unlock', '--config', agent.configuration]);
+  expect(opened.output).toContain('1 unlocked');
+  await agent.until(async () => (await asReader()).status === 200);
+  const unlocks = agent
+    .audit('audit/audit.log.commands')
+    .filter(({ operation }) => operation === 'lockouts.unlock');
+  expect(unlocks).toMatchObject([
+    { phase: 'started', other: 'lockouts', identity: { kind: 'system' } },
+    { phase: 'outcome', result: 'done' },
+  ]);
 });
 
-test('who is denied too often is locked where that is asked for, and the owner unlocks', async () => {
-  const strict = await TestAgent.start((yaml) =>
-    yaml.replace(
-      /^monitoring:\n/m,
-      'monitoring:\n  suspicious_activity:\n    many_denials: { count: 5, within: "1m", response: lock_identity }\n',
-    ),
-  );
-  try {
-    const reader = await strict.keyFor(['reader']);
-    const asReader = () => strict.send('GET', '/v1/namespaces', { key: reader });
-    expect((await asReader()).status).toBe(200);
-    for (let count = 0; count < 5; count += 1) {
-      await strict.send('POST', '/v1/namespaces', { key: reader, body: { name: 'x' } });
-    }
-    expect((await asReader()).status).toBe(403);
-    const found = await strict.send('GET', '/v1/audit?result=denied&limit=1');
-    expect(found.status).toBe(200);
-    expect(found.body.items[0].context).toEqual({ lockedFor: 'MANY_DENIALS' });
-    const opened = await command(['unlock', '--config', strict.configuration]);
-    expect(opened.output).toContain('1 unlocked');
-    await strict.until(async () => (await asReader()).status === 200);
-  } finally {
-    await strict.remove();
+// The last one: it takes the folder of the log away.
+test('what cannot be audited is refused with 503 within two seconds, and was not done', async () => {
+  const create = (name: string) => agent.send('POST', '/v1/namespaces', { body: { name } });
+  const folder = join(agent.folder, 'audit');
+  renameSync(folder, `${folder}-away`);
+  for (const attempt of [() => create('blocked'), () => agent.send('GET', '/v1/namespaces')]) {
+    const sinceMs = performance.now();
+    const refused = await attempt();
+    expect(refused.status).toBe(503);
+    expect(refused.body.code).toBe('unavailable');
+    expect(performance.now() - sinceMs).toBeLessThan(2_000);
   }
+  expect((await agent.send('GET', '/readyz')).status).toBe(503);
+  expect((await agent.send('GET', '/metrics')).text).toContain('vault_audit_blocked 1');
+  renameSync(`${folder}-away`, folder);
+  await agent.until(async () => (await agent.send('GET', '/readyz')).status === 200);
+  const names = (await agent.send('GET', '/v1/namespaces')).body.items.map(
+    ({ name }: { name: string }) => name,
+  );
+  expect(names).toEqual(['production']);
+  const log = readFileSync(join(folder, 'audit.log'), 'utf8');
+  expect(log).toContain('"type":"resumed"');
+  expect((await agent.send('POST', '/v1/audit/verify', { body: {} })).body.ok).toBe(true);
 });
