@@ -16,6 +16,8 @@ export const envelopeLimits = {
   maxArgonSaltBytes: 64,
   /** Each derivation holds its memory: two at once are at most 512 MiB. */
   maxConcurrentDerivations: 2,
+  /** Each takes up to five seconds: who comes later is better refused than kept for minutes. */
+  maxWaitingDerivations: 32,
   /** Long enough for any sentence; a password is hashed as a whole. */
   maxPasswordBytes: 4 * 1024,
   /** NIST SP 800-63B asks for eight; what guards every key of an installation gets more. */

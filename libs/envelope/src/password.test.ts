@@ -2,6 +2,7 @@ import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { envelopeLimits as limits } from './limits.ts';
 import {
+  DerivedKeys,
   decodePasswordParameters,
   defaultPasswordCost,
   derivePasswordKey,
@@ -11,6 +12,7 @@ import {
   type PasswordParameters,
   passwordBytes,
   requirePassphraseLength,
+  TooManyDerivations,
 } from './password.ts';
 import { Corrupt } from './sealed.ts';
 
@@ -128,4 +130,32 @@ test('a passphrase is long enough in letters, not in bytes', () => {
   expect(() => requirePassphraseLength('twelve chars')).not.toThrow();
   expect(() => requirePassphraseLength('eleven char')).toThrow(RangeError);
   expect(() => requirePassphraseLength('é'.repeat(11))).toThrow(RangeError);
+});
+
+test('a line of derivations that is full is no place to wait', async () => {
+  const most = limits.maxConcurrentDerivations + limits.maxWaitingDerivations;
+  const asked = Array.from({ length: most + 3 }, () => derivePasswordKey('one', parameters));
+  const settled = await Promise.allSettled(asked);
+  const refused = settled.filter(({ status }) => status === 'rejected');
+  expect(refused).toHaveLength(3);
+  for (const each of refused) {
+    expect((each as PromiseRejectedResult).reason).toBeInstanceOf(TooManyDerivations);
+  }
+  // And the line moves on.
+  expect((await derivePasswordKey('one', parameters)).isWiped).toBe(false);
+});
+
+test('what was derived is remembered until it is wiped, also where nothing more can be derived', async () => {
+  const derived = new DerivedKeys();
+  const first = await derived.derive('one', parameters);
+  const most = limits.maxConcurrentDerivations + limits.maxWaitingDerivations;
+  const others = Array.from({ length: most }, () => derivePasswordKey('two', parameters));
+  await expect(derivePasswordKey('one', parameters)).rejects.toThrow(TooManyDerivations);
+  const second = await derived.derive('one', parameters);
+  expect(second.equals(first)).toBe(true);
+  second.wipe();
+  expect((await derived.derive('one', parameters)).equals(first)).toBe(true);
+  await Promise.all(others);
+  derived[Symbol.dispose]();
+  expect((await derived.derive('one', parameters)).equals(first)).toBe(true);
 });

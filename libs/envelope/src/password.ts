@@ -31,6 +31,14 @@ const algorithmArgon2id = 1;
 const saltBytes = 16;
 const headBytes = 11;
 
+/** As many derivations wait as may: try again later. */
+export class TooManyDerivations extends Error {
+  constructor() {
+    super('too many keys are being derived from passwords at the moment');
+    this.name = 'TooManyDerivations';
+  }
+}
+
 export type PasswordCost = Omit<PasswordParameters, 'salt'>;
 
 /** Parameters with a fresh salt. @throws RangeError where the cost is out of bounds */
@@ -110,7 +118,7 @@ export function decodePasswordParameters(encoded: Uint8Array): {
 /**
  * One Argon2id, on another thread. Text is normalized (NFC), so that a password typed on another
  * keyboard is the same; bytes are taken as they are.
- * @throws RangeError for an empty or overlong password and for parameters out of bounds
+ * @throws RangeError for an empty or overlong password and for parameters out of bounds, TooManyDerivations
  */
 export async function derivePasswordKey(
   password: string | Uint8Array,
@@ -118,6 +126,7 @@ export async function derivePasswordKey(
 ): Promise<SecretKey> {
   const wrong = findOutOfBounds(parameters);
   if (wrong !== undefined) throw new RangeError(wrong);
+  if (waiting.length >= limits.maxWaitingDerivations) throw new TooManyDerivations();
   const message = passwordBytes(password);
   await turn();
   try {
@@ -134,6 +143,28 @@ export async function derivePasswordKey(
   } finally {
     message.fill(0);
     endTurn();
+  }
+}
+
+/** Keys of one password, derived once for each set of parameters: for whoever opens the same thing twice. */
+export class DerivedKeys implements Disposable {
+  readonly #keys = new Map<string, SecretKey>();
+
+  /** A key that is the caller's to wipe. @throws as {@link derivePasswordKey} */
+  async derive(password: string | Uint8Array, parameters: PasswordParameters): Promise<SecretKey> {
+    const name = encodePasswordParameters(parameters).toString('hex');
+    const known = this.#keys.get(name);
+    if (known !== undefined) return SecretKey.from(known.bytes);
+    const key = await derivePasswordKey(password, parameters);
+    // An archive has one passphrase: more than a few are of nobody who needs them again.
+    if (this.#keys.size < limits.maxStreamPassphrases)
+      this.#keys.set(name, SecretKey.from(key.bytes));
+    return key;
+  }
+
+  [Symbol.dispose](): void {
+    for (const key of this.#keys.values()) key.wipe();
+    this.#keys.clear();
   }
 }
 

@@ -41,6 +41,7 @@ import { decryptGcm, encryptGcm, gcmNonceBytes, gcmTagBytes } from './aes-gcm.ts
 import { hkdf } from './keys.ts';
 import { envelopeLimits as limits } from './limits.ts';
 import {
+  type DerivedKeys,
   decodePasswordParameters,
   derivePasswordKey,
   encodePasswordParameters,
@@ -58,7 +59,12 @@ export type StreamRecipient =
 
 /** What opens the archive. */
 export type StreamIdentity =
-  | { kind: 'passphrase'; passphrase: string }
+  | {
+      kind: 'passphrase';
+      passphrase: string;
+      /** Remembers what was derived, for an archive that is opened again where nothing may wait. */
+      derived?: DerivedKeys;
+    }
   | { kind: 'x25519'; privateKey: SecretKey }
   | { kind: 'key'; key: SecretKey };
 
@@ -429,7 +435,9 @@ async function tryIdentity(
   switch (identity.kind) {
     case 'passphrase': {
       const { parameters, length } = decodePasswordParameters(content);
-      using key = await derivePasswordKey(identity.passphrase, parameters);
+      using key = await (identity.derived === undefined
+        ? derivePasswordKey(identity.passphrase, parameters)
+        : identity.derived.derive(identity.passphrase, parameters));
       return openUnder(key, content.subarray(length));
     }
     case 'x25519': {

@@ -19,6 +19,7 @@ import type {
 import { ServiceError } from '@keystead/contracts/errors';
 import type { KeyProvider, KeyProviderKind } from '@keystead/envelope/key-provider';
 import { generateKey } from '@keystead/envelope/keys';
+import { DerivedKeys } from '@keystead/envelope/password';
 import { openEnvironmentKey } from '@keystead/envelope/providers/environment';
 import { Corrupt } from '@keystead/envelope/sealed';
 import { parseIdentity, type StreamIdentity } from '@keystead/envelope/sealed-stream';
@@ -378,7 +379,9 @@ export class Backups {
   async #identities(header: BackupHeader, openedBy: OpenedBy): Promise<StreamIdentity[]> {
     if (openedBy !== undefined) {
       if ('passphrase' in openedBy) {
-        return [{ kind: 'passphrase', passphrase: openedBy.passphrase }];
+        // Read twice, the second time inside a transaction, which waits for no Argon2id.
+        const derived = new DerivedKeys();
+        return [{ kind: 'passphrase', passphrase: openedBy.passphrase, derived }];
       }
       try {
         return [{ kind: 'x25519', privateKey: parseIdentity(openedBy.identity) }];

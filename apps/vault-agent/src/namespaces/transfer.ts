@@ -18,6 +18,7 @@ import { pipeline } from 'node:stream/promises';
 import type { ImportResult } from '@keystead/contracts/agent-api/namespaces';
 import { secretLimits } from '@keystead/contracts/agent-api/secret-limits';
 import { ServiceError } from '@keystead/contracts/errors';
+import { DerivedKeys } from '@keystead/envelope/password';
 import { Corrupt, WrongKey } from '@keystead/envelope/sealed';
 import {
   openStream,
@@ -108,13 +109,16 @@ export class Transfer {
   ): Promise<ImportResult> {
     mkdirSync(this.#folder, { recursive: true, mode: 0o700 });
     const file = join(this.#folder, `import-${randomBytes(8).toString('hex')}.sealed`);
+    // Nobody waits for an Argon2id inside the transaction: the check before it derives the key.
+    using derived = new DerivedKeys();
+    const opens = identity.kind === 'passphrase' ? { ...identity, derived } : identity;
     try {
       await pipeline(
         source,
         upTo(secretLimits.archiveMaxBytes),
         createWriteStream(file, { mode: 0o600 }),
       );
-      const rows = () => oneNamespace(openArchive(createReadStream(file), identity));
+      const rows = () => oneNamespace(openArchive(createReadStream(file), opens));
       const counts = await this.importRows(caller, rows, { ...order, nameHere: () => name });
       const { namespaces: _namespaces, ...counted } = counts;
       return { namespace: name, dryRun: order.dryRun, ...counted };
