@@ -129,6 +129,12 @@ export class VaultAgent implements HealthSource {
     guarded.vault.store.breaker.onChange((isAvailable) =>
       reporting.upward.notice(isAvailable ? 'STORE_AVAILABLE' : 'STORE_UNAVAILABLE'),
     );
+    guarded.vault.keys.onProviderChange((isAvailable) => {
+      if (isAvailable) return this.#log.info('the key provider answers again');
+      this.#log.warn('the key provider does not give the master key out');
+      reporting.upward.notice('KEY_UNAVAILABLE');
+      return undefined;
+    });
     // Before anything is served: without it roles would decide alone.
     const policies = controlPlane.enabled
       ? await HeldPolicies.open({
@@ -224,6 +230,7 @@ export class VaultAgent implements HealthSource {
     const before = this.#loaded;
     this.#http?.reload(loaded);
     if (this.#guarded !== undefined) this.#guarded.rotators = rotatorsOf(loaded);
+    this.#guarded?.vault.keys.askProviderAgain();
     this.#log.level = loaded.configuration.monitoring.log_level;
     const changed = sectionNames.filter((name) => before.digests[name] !== loaded.digests[name]);
     this.#loaded = loaded;
@@ -263,7 +270,12 @@ export class VaultAgent implements HealthSource {
 
   health() {
     const link = this.#link;
-    const degradations = link?.degradations ?? [];
+    // Reported to the control plane as a notice. Readiness is not concerned: what is open stays open.
+    const isKeyAway = this.#guarded?.vault.keys.isProviderAvailable === false;
+    const degradations = [
+      ...(link?.degradations ?? []).map((value) => degradationNames.get(value) ?? 'unknown'),
+      ...(isKeyAway ? ['key_provider_unavailable'] : []),
+    ];
     const state = link?.status.state ?? 'disabled';
     return {
       status:
@@ -275,7 +287,7 @@ export class VaultAgent implements HealthSource {
       bootId: this.bootId,
       startedAt: new Date(this.#startedAtUnixMs).toISOString(),
       uptimeSeconds: Math.floor(process.uptime()),
-      degradations: degradations.map((value) => degradationNames.get(value) ?? 'unknown'),
+      degradations,
       controlPlane: { ...zeroStatus, ...(link?.status ?? {}), state },
       queue: { waiting: this.#queue?.waiting ?? 0, refused: this.#queue?.refused ?? 0 },
     };

@@ -14,8 +14,11 @@ import {
 } from '@keystead/contracts/http/problem-answer';
 import { readRequestId } from '@keystead/contracts/http/request-text';
 import { RouteTable } from '@keystead/contracts/http/route-table';
+import { KeyProviderError } from '@keystead/envelope/key-provider';
+import { TooManyDerivations } from '@keystead/envelope/password';
 import Fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify';
 import type { Logger } from 'pino';
+import { providerAway } from '../keys/provider-breaker.ts';
 import { httpLimits } from './http-limits.ts';
 
 export interface TlsFiles {
@@ -160,7 +163,7 @@ export class HttpServer {
 
   #answerFaults(): void {
     this.app.setErrorHandler((error, request, reply) => {
-      const known = asServiceError(error);
+      const known = asServiceError(explained(error));
       if (known.code === 'internal') {
         this.#log.error({ err: error, requestId: request.id }, 'a request failed');
       } else if (known.code === 'unavailable') {
@@ -235,4 +238,16 @@ function refuseUnreadable(error: Error & { code?: string }, socket: Socket): voi
     socket.end(`HTTP/1.1 ${answer.status} ${answer.body.title}\r\n${head.join('')}\r\n${body}`);
   }
   setTimeout(() => socket.destroy(), 1_000).unref();
+}
+
+/** What of the envelope is no fault of ours and none of the request's. */
+function explained(error: unknown): unknown {
+  if (error instanceof KeyProviderError) return providerAway(error);
+  if (!(error instanceof TooManyDerivations)) return error;
+  return new ServiceError('unavailable', {
+    detail: 'Too many passphrases are being worked on at the moment',
+    retryAfterSeconds: 10,
+    internal: error.message,
+    cause: error,
+  });
 }

@@ -8,7 +8,7 @@ import {
 } from '@keystead/envelope/key-provider';
 import type { SecretKey } from '@keystead/envelope/keys';
 import { openFileKey } from '@keystead/envelope/providers/file';
-import { afterEach, expect, test } from 'vitest';
+import { afterEach, expect, test, vi } from 'vitest';
 import { AgentStore } from '../store/agent-store.ts';
 import {
   closeVault,
@@ -21,6 +21,7 @@ import {
   testCaller,
 } from '../store/vault.fixture.ts';
 import { Vault } from '../store/vault.ts';
+import { keyLimits } from './key-limits.ts';
 import { KeyRing } from './key-ring.ts';
 
 afterEach(() => closeVaults());
@@ -184,9 +185,142 @@ test('a new master that the provider does not give out stops no reading', async 
   vault.cache.clear();
   expect(await read(vault)).toBe('v');
   provider.isAway = false;
-  await vault.directory.look();
-  expect((await vault.keys.describe()).masterVersion).toBe(2);
+  await expect
+    .poll(async () => (await vault.keys.describe()).masterVersion, { timeout: 8_000 })
+    .toBe(2);
   await vault.close();
+});
+
+/** A vault whose master key was replaced by another agent while its provider does as `answer` says. */
+async function behindRotation(answer: (provider: FailingProvider) => Promise<never>) {
+  const place = sqlitePlace();
+  const provider = new FailingProvider(await openFileKey({ path: place.keyFile, create: true }));
+  const vault = await Vault.open({ sql: place.sql, provider });
+  await vault.namespaces.create(caller, { ...plainNamespace, name: 'app' });
+  await vault.secrets.create(caller, 'app', { ...plainSecret, name: 'key', value: 'v' });
+  const told: boolean[] = [];
+  vault.keys.onProviderChange((isAvailable) => told.push(isAvailable));
+  const unwrap = provider.unwrap.bind(provider);
+  let asked = 0;
+  provider.unwrap = () => {
+    asked += 1;
+    return answer(provider);
+  };
+  const other = await openTestVault(place);
+  await other.keys.rotateMaster();
+  await closeVault(other);
+  return {
+    vault,
+    told,
+    asked: () => asked,
+    mend: () => {
+      provider.unwrap = unwrap;
+    },
+  };
+}
+
+test('a provider that hangs holds up no look for changes and is asked once at a time', async () => {
+  let giveUp: (error: Error) => void = () => undefined;
+  const hanging = new Promise<never>((_resolve, reject) => {
+    giveUp = reject;
+  });
+  const { vault, told, asked, mend } = await behindRotation(() => hanging);
+  await expect.poll(asked).toBe(1);
+  for (let index = 0; index < 20; index += 1) await vault.directory.look();
+  expect(vault.directory.isTrusted).toBe(true);
+  await vault.secrets.update(caller, 'app', 'key', { value: 'new' });
+  expect(await read(vault)).toBe('new');
+  expect(asked()).toBe(1);
+  expect(vault.keys.isProviderAvailable).toBe(true);
+  giveUp(new KeyProviderError('aws-kms', 'timed_out', 'no answer'));
+  await expect.poll(() => vault.keys.isProviderAvailable).toBe(false);
+  // In a pause what needs the provider is refused without asking, as not available.
+  await expect(vault.keys.rotateMaster()).rejects.toMatchObject({ code: 'unavailable' });
+  expect(asked()).toBe(1);
+  mend();
+  await expect
+    .poll(async () => (await vault.keys.describe()).masterVersion, { timeout: 8_000 })
+    .toBe(2);
+  expect(told).toEqual([false, true]);
+  await vault.close();
+});
+
+test('a token that refused its PIN is not shown it again before somebody says so', async () => {
+  const { vault, told, asked, mend } = await behindRotation(() =>
+    Promise.reject(new KeyProviderError('pkcs11', 'denied', 'the PIN is wrong')),
+  );
+  await expect.poll(asked).toBe(1);
+  // Longer than the first pause.
+  const untilMs = performance.now() + 1_500;
+  await expect
+    .poll(
+      async () => {
+        await vault.directory.look();
+        return performance.now() > untilMs;
+      },
+      { timeout: 8_000 },
+    )
+    .toBe(true);
+  expect(asked()).toBe(1);
+  expect(await read(vault)).toBe('v');
+  mend();
+  vault.keys.askProviderAgain();
+  await expect
+    .poll(async () => (await vault.keys.describe()).masterVersion, { timeout: 8_000 })
+    .toBe(2);
+  expect(told).toEqual([false, true]);
+  await vault.close();
+});
+
+test('whoever reads a namespace that is renamed or deleted meanwhile reads it to its end', async () => {
+  const vault = await filled();
+  for (let index = 0; index < 300; index += 1) {
+    await vault.secrets.create(caller, 'app', { ...plainSecret, name: `k${index}`, value: 'v' });
+  }
+  const { id } = await vault.namespaces.get('app');
+  const key = await vault.keys.namespaceKey(id);
+  vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
+  try {
+    let values = 0;
+    await vault.transfer.exportRows({}, async (rows) => {
+      for await (const row of rows) {
+        if (row.kind !== 'version') continue;
+        values += 1;
+        if (values === 1) await vault.namespaces.move('app', 'moved');
+        if (values !== 2) continue;
+        await vault.namespaces.delete('moved');
+        // Long after every request is done.
+        vi.advanceTimersByTime(keyLimits.retiredKeptMs * 2);
+      }
+    });
+    expect(values).toBe(301);
+    expect(key.isWiped).toBe(false);
+    vi.advanceTimersByTime(keyLimits.retiredKeptMs + 1);
+    expect(key.isWiped).toBe(true);
+  } finally {
+    vi.useRealTimers();
+  }
+});
+
+test('what is remembered while a look is under way is not forgotten by it', async () => {
+  const vault = await filled();
+  // A look that has read the namespaces before the new one was made.
+  const read = vault.store.read.bind(vault.store);
+  let isFirst = true;
+  await vault.directory.stop();
+  vault.store.read = async (work) => {
+    const answer = await read(work);
+    if (isFirst) {
+      isFirst = false;
+      await vault.namespaces.create(caller, { ...plainNamespace, name: 'young' });
+      await vault.directory.find('young');
+    }
+    return answer;
+  };
+  await vault.directory.look();
+  const known = vault.directory.known('young');
+  expect(known?.isGone).toBe(false);
+  expect(vault.keys.knownNamespaceKey(known?.id ?? '')?.isWiped).toBe(false);
 });
 
 test('the master key moves to another provider, and the old one opens nothing any more', async () => {
@@ -209,7 +343,12 @@ test('keys are wiped when the vault closes, when their namespace goes, and print
   expect(inspect(vault.keys, { depth: 9, showHidden: true })).not.toContain(
     key.bytes.toString('hex').slice(0, 16),
   );
+  vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
   await vault.namespaces.delete('app');
+  // Whoever has it is done by then.
+  expect(key.isWiped).toBe(false);
+  vi.advanceTimersByTime(keyLimits.retiredKeptMs);
+  vi.useRealTimers();
   expect(key.isWiped).toBe(true);
   await vault.namespaces.create(caller, { ...plainNamespace, name: 'app' });
   const { id } = await vault.namespaces.get('app');

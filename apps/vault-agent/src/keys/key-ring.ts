@@ -28,6 +28,7 @@ import type { AgentStore } from '../store/agent-store.ts';
 import type { AgentSchema, MasterKeyTable } from '../store/agent-tables.ts';
 import { lockVault } from '../store/locks.ts';
 import { keyLimits } from './key-limits.ts';
+import { KeyProviderPaused, ProviderBreaker, providerAway } from './provider-breaker.ts';
 
 export interface KeyRingOptions {
   store: AgentStore;
@@ -73,20 +74,27 @@ export class KeyRing {
   readonly #random: RandomFill | undefined;
   readonly #rewrapBatchSize: number;
   readonly #onStep: (step: RotationStep) => void | Promise<void>;
-  #provider: KeyProvider;
+  #provider: ProviderBreaker;
   /** By version; two while a rotation is under way. */
   readonly #masters = new Map<number, { key: SecretKey; createdAtMs: number }>();
   /** The one that new keys are wrapped under. */
   #newest = 0;
   #isRotating = false;
+  #isClosed = false;
   /** Bounded by the number of namespaces. */
   readonly #keys = new Map<string, SecretKey>();
   #system: SecretKey | undefined;
   #refreshing: Promise<void> | undefined;
+  #noticing: Promise<void> | undefined;
+  /** Of namespaces that are gone, until their last users are done. */
+  readonly #retired = new Set<SecretKey>();
+  /** How many hold a key for longer than a request takes. */
+  readonly #holders = new Map<SecretKey, number>();
+  readonly #providerListeners = new Set<(isAvailable: boolean) => void>();
 
   private constructor(options: KeyRingOptions) {
     this.#store = options.store;
-    this.#provider = options.provider;
+    this.#provider = this.#guarded(options.provider);
     this.#now = options.now ?? Date.now;
     this.#random = options.random;
     this.#rewrapBatchSize = options.rewrapBatch ?? keyLimits.rewrapBatch;
@@ -121,6 +129,40 @@ export class KeyRing {
     }
     this.#keys.set(namespaceId, key);
     return key;
+  }
+
+  /**
+   * The same for work of any length: the key is not wiped before it is let go, even where its namespace is
+   * deleted meanwhile.
+   * @param queries of a snapshot that may hold a namespace which is gone by now
+   */
+  async holdNamespaceKey(
+    namespaceId: string,
+    queries: Queries<AgentSchema>,
+  ): Promise<{ key: SecretKey } & Disposable> {
+    let key: SecretKey;
+    try {
+      key = await this.namespaceKey(namespaceId);
+    } catch (error) {
+      if (!(error instanceof ServiceError) || error.code !== 'not_found') throw error;
+      key = await this.#openKey(namespaceId, (work) => work(queries));
+      this.#retired.add(key);
+    }
+    this.#holders.set(key, (this.#holders.get(key) ?? 0) + 1);
+    return {
+      key,
+      [Symbol.dispose]: () => {
+        const left = (this.#holders.get(key) ?? 0) - 1;
+        if (left > 0) this.#holders.set(key, left);
+        else this.#holders.delete(key);
+        if (left <= 0 && this.#retired.has(key)) this.#wipeLater(key);
+      },
+    };
+  }
+
+  /** Ids of the namespaces whose keys are at hand. */
+  get openNamespaces(): string[] {
+    return [...this.#keys.keys()];
   }
 
   /** The key of a namespace if it is at hand. */
@@ -169,10 +211,22 @@ export class KeyRing {
     this.#keys.set(namespaceId, added.key);
   }
 
-  /** After its namespace is gone. */
+  /** After its namespace is gone. The key is wiped once whoever has it is done. */
   forget(namespaceId: string): void {
-    this.#keys.get(namespaceId)?.wipe();
+    const key = this.#keys.get(namespaceId);
+    if (key === undefined) return;
     this.#keys.delete(namespaceId);
+    this.#retired.add(key);
+    this.#wipeLater(key);
+  }
+
+  #wipeLater(key: SecretKey): void {
+    setTimeout(() => {
+      // The last holder comes back here.
+      if (this.#holders.has(key)) return;
+      key.wipe();
+      this.#retired.delete(key);
+    }, keyLimits.retiredKeptMs).unref();
   }
 
   /** A key for a purpose of the agent's own, the same for ever and on every agent of the store. */
@@ -181,14 +235,53 @@ export class KeyRing {
     return deriveKey(this.#system, purpose);
   }
 
-  /** Looks whether another agent replaced the master key. */
-  async noticeRotation(): Promise<void> {
+  /** Called when the provider of the master key fails and when it answers again. */
+  onProviderChange(listener: (isAvailable: boolean) => void): void {
+    this.#providerListeners.add(listener);
+  }
+
+  get isProviderAvailable(): boolean {
+    return this.#provider.isAvailable;
+  }
+
+  /** The configuration was read anew: a provider that refused or failed is asked again. */
+  askProviderAgain(): void {
+    this.#provider.askAgain();
+  }
+
+  #guarded(provider: KeyProvider): ProviderBreaker {
+    return new ProviderBreaker(provider, (isAvailable) => {
+      for (const listener of this.#providerListeners) listener(isAvailable);
+    });
+  }
+
+  /**
+   * Looks whether another agent replaced the master key, and whether a provider that failed answers
+   * again. Several callers share one look, which takes as long as the provider does.
+   */
+  noticeRotation(): Promise<void> {
+    this.#noticing ??= this.#noticeRotation().finally(() => {
+      this.#noticing = undefined;
+    });
+    return this.#noticing;
+  }
+
+  async #noticeRotation(): Promise<void> {
     const rows = await this.#store.read((queries) =>
-      queries.selectFrom('master_key').select(['version', 'state']).execute(),
+      queries.selectFrom('master_key').selectAll().orderBy('version').execute(),
     );
     const isSame =
       rows.length === this.#masters.size && rows.every(({ version }) => this.#masters.has(version));
-    if (!isSame) await this.refresh();
+    const last = rows.at(-1);
+    try {
+      if (!isSame) await this.refresh();
+      else if (!this.#provider.isAvailable && last !== undefined) {
+        (await this.#unwrapMaster(last)).wipe();
+      }
+    } catch (error) {
+      // Told when it was asked.
+      if (!(error instanceof KeyProviderPaused)) throw error;
+    }
   }
 
   /** Reads the master keys anew. */
@@ -227,7 +320,7 @@ export class KeyRing {
           .execute(),
       );
     }
-    this.#provider = provider;
+    this.#provider = this.#guarded(provider);
   }
 
   async describe() {
@@ -256,8 +349,11 @@ export class KeyRing {
 
   /** Wipes every key. The provider stays open. */
   close(): void {
+    this.#isClosed = true;
     for (const { key } of this.#masters.values()) key.wipe();
     for (const key of this.#keys.values()) key.wipe();
+    for (const key of this.#retired) key.wipe();
+    this.#retired.clear();
     this.#system?.wipe();
     this.#system = undefined;
     this.#masters.clear();
@@ -300,7 +396,9 @@ export class KeyRing {
     const version = this.#newest + 1;
     const master = generateKey(this.#random);
     try {
-      const wrapped = await this.#provider.wrap(master, this.#context(version));
+      const wrapped = await this.#provider.wrap(master, this.#context(version)).catch((error) => {
+        throw error instanceof KeyProviderError ? providerAway(error) : error;
+      });
       await this.#store.write(async (queries) => {
         await lockVault(this.#store.kind, queries);
         await queries
@@ -396,9 +494,12 @@ export class KeyRing {
     return rows.length;
   }
 
-  async #openKey(id: string): Promise<SecretKey> {
+  async #openKey(
+    id: string,
+    read: AgentStore['read'] = (work) => this.#store.read(work),
+  ): Promise<SecretKey> {
     for (let attempt = 1; ; attempt += 1) {
-      const row = await this.#store.read((queries) =>
+      const row = await read((queries) =>
         queries
           .selectFrom('wrapped_key')
           .selectAll()
@@ -430,7 +531,7 @@ export class KeyRing {
     for (const row of rows) {
       if (this.#masters.has(row.version)) continue;
       const key = await this.#unwrapMaster(row);
-      if (this.#masters.has(row.version)) key.wipe();
+      if (this.#isClosed || this.#masters.has(row.version)) key.wipe();
       else this.#masters.set(row.version, { key, createdAtMs: row.created_at_ms });
     }
     for (const [version, { key }] of this.#masters) {
@@ -455,12 +556,7 @@ export class KeyRing {
       );
     } catch (error) {
       if (!(error instanceof KeyProviderError) || this.#masters.size === 0) throw error;
-      throw new ServiceError('unavailable', {
-        detail: 'What guards the keys of the vault is not available at the moment',
-        ...(error.isRetryable ? { retryAfterSeconds: 5 } : {}),
-        internal: `the key provider ${error.provider}: ${error.message}`,
-        cause: error,
-      });
+      throw providerAway(error);
     }
   }
 

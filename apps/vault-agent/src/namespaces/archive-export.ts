@@ -32,7 +32,7 @@ export async function* exportRows(
   for (const namespace of namespaces) {
     if (selection.namespaces?.includes(namespace.name) === false) continue;
     yield namespaceArchiveRow(namespace);
-    const key = await keys.namespaceKey(namespace.id);
+    using held = await keys.holdNamespaceKey(namespace.id, queries);
     let after = '';
     for (;;) {
       const secrets = await queries
@@ -46,7 +46,7 @@ export async function* exportRows(
       for (const secret of secrets) {
         after = secret.name;
         if (selection.includes?.(namespace.name, secret.name) === false) continue;
-        yield* secretRows(queries, key, secret);
+        yield* secretRows(queries, held.key, secret);
       }
       if (secrets.length < secretsPerPage) break;
     }

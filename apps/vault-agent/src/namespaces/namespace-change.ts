@@ -2,6 +2,7 @@
  * One change in a namespace: a transaction that first locks the namespace's row and last writes its
  * counters and its new revision. Changes in one namespace follow one another, on every database.
  */
+import { hash } from 'node:crypto';
 import type { SecretKey } from '@keystead/envelope/keys';
 import type { Queries } from '@keystead/vault-store/sql/sql-store';
 import type { Selectable } from 'kysely';
@@ -131,8 +132,17 @@ export async function writeCounters(change: NamespaceChange): Promise<void> {
     .execute();
 }
 
-/** What a row says of whoever made it. ASCII, because identities of other systems may hold anything. */
+/** Nobody is taken for another by a name that ends as if it had been cut. */
+const endsInHash = /#[0-9a-f]{16}$/;
+
+/**
+ * What a row says of whoever made it. ASCII, because identities of other systems may hold anything; where
+ * that takes something away a hash of the whole tells apart what would look alike.
+ */
 export function identityText(identity: CallerIdentity): string {
   const text = `${identity.kind}:${identity.id}`;
-  return text.replace(/[^\x20-\x7e]/g, '?').slice(0, identityLength);
+  const plain = text.replace(/[^\x20-\x7e]/g, '?').slice(0, identityLength);
+  if (plain === text && !endsInHash.test(text)) return text;
+  const tail = `#${hash('sha256', text, 'hex').slice(0, 16)}`;
+  return plain.slice(0, identityLength - tail.length) + tail;
 }

@@ -127,14 +127,19 @@ export class NamespaceDirectory {
     namespace.epoch += 1;
   }
 
-  /** After this process deleted or renamed it, or found it gone. */
+  /** After this process deleted it, or found it gone. */
   forget(namespace: KnownNamespace): void {
+    this.forgetName(namespace);
+    this.#keys.forget(namespace.id);
+  }
+
+  /** After it was renamed: its key stays the same. */
+  forgetName(namespace: KnownNamespace): void {
     namespace.isGone = true;
     this.changedAll(namespace);
     if (this.#byName.get(namespace.name) === namespace) this.#byName.delete(namespace.name);
     this.#byId.delete(namespace.id);
     this.#listener?.dropNamespace(namespace);
-    this.#keys.forget(namespace.id);
   }
 
   /** Looks for changes by others. Several callers share one look. */
@@ -147,6 +152,9 @@ export class NamespaceDirectory {
 
   async #look(): Promise<void> {
     const startedAtMs = this.#monotonicMs();
+    // What is remembered from here on may be younger than what the store is about to say.
+    const before = [...this.#byId.values()];
+    const opened = this.#keys.openNamespaces;
     const rows = await this.#store.read((queries) =>
       queries
         .selectFrom('namespace')
@@ -154,10 +162,15 @@ export class NamespaceDirectory {
         .execute(),
     );
     const present = new Map(rows.map((row) => [row.id, row]));
-    for (const namespace of [...this.#byId.values()]) {
+    for (const namespace of before) {
+      if (namespace.isGone) continue;
       const row = present.get(namespace.id);
-      if (row === undefined || row.name !== namespace.name) {
+      if (row === undefined) {
         this.forget(namespace);
+        continue;
+      }
+      if (row.name !== namespace.name) {
+        this.forgetName(namespace);
         continue;
       }
       if (row.revision <= namespace.seenRevision) continue;
@@ -165,9 +178,13 @@ export class NamespaceDirectory {
       else await this.#dropChanged(namespace, row.revision);
       namespace.seenRevision = row.revision;
     }
+    for (const id of opened) if (!present.has(id)) this.#keys.forget(id);
     this.#lookedAtMs = startedAtMs;
-    // A new master key that its provider does not give out now concerns no key that is at hand.
-    await this.#keys.noticeRotation().catch(this.#onError);
+    // Not waited for: a new master key that its provider does not give out now concerns no key that is
+    // at hand, and what is cached is in step without it.
+    this.#keys.noticeRotation().catch((error) => {
+      if (!this.#isStopped) this.#onError(error);
+    });
   }
 
   async #dropChanged(namespace: KnownNamespace, upTo: number): Promise<void> {
@@ -188,7 +205,7 @@ export class NamespaceDirectory {
   #remember(row: { id: string; name: string; revision: number }): KnownNamespace {
     const known = this.#byId.get(row.id);
     if (known !== undefined && known.name === row.name) return known;
-    if (known !== undefined) this.forget(known);
+    if (known !== undefined) this.forgetName(known);
     const namespace: KnownNamespace = {
       id: row.id,
       name: row.name,

@@ -182,6 +182,8 @@ export class Namespaces {
     });
     const known = this.#directory.known(name);
     if (known?.id === id) this.#directory.forget(known);
+    // It may be open without its name being known, as after a change of the name.
+    this.#keys.forget(id);
     return { name, deletedSecrets };
   }
 
@@ -205,7 +207,7 @@ export class Namespaces {
       }),
     );
     const known = this.#directory.known(name);
-    if (known?.id === id) this.#directory.forget(known);
+    if (known?.id === id) this.#directory.forgetName(known);
     return namespaceFactsOf(changed);
   }
 
