@@ -60,6 +60,8 @@ export interface ArchiveImportOptions {
 interface Batched {
   secret: SecretArchiveRow;
   versions: VersionArchiveRow[];
+  /** Where an earlier batch took the secret itself: its id, or undefined where it was passed over. */
+  begun?: { id: string | undefined; isWanted: boolean };
 }
 
 /** A namespace while its secrets are taken. Without a change nothing is written. */
@@ -110,7 +112,7 @@ export class ArchiveImport {
       return;
     }
     if (row.kind === 'secret') {
-      if (this.#batch.length >= batchSecrets || this.#batchBytes >= batchBytes) await this.#flush();
+      if (this.#batch.length >= batchSecrets) await this.#flush();
       this.#batch.push({ secret: row, versions: [] });
       return;
     }
@@ -124,6 +126,8 @@ export class ArchiveImport {
     }
     batched.versions.push(row);
     this.#batchBytes += length;
+    // One secret may be larger than a batch: the rest of it follows in the next one.
+    if (this.#batchBytes >= batchBytes) await this.#flush(batched);
   }
 
   /** After the last row. @throws ServiceError `conflict` naming what is there already */
@@ -231,15 +235,46 @@ export class ArchiveImport {
     await writeCounters(target.change);
   }
 
-  async #flush(): Promise<void> {
+  /** @param open the last secret, whose versions are not all there */
+  async #flush(open?: Batched): Promise<void> {
     const batch = this.#batch;
     const target = this.#target;
     this.#batch = [];
     this.#batchBytes = 0;
     if (target === undefined || batch.length === 0) return;
+    const wanted = await this.#wanted(target, batch);
+    if (target.secretCount > target.secretsMax) {
+      throw new ServiceError('limit_reached', {
+        detail: `The namespace ${target.name} would hold more than ${target.secretsMax} secrets, its maximum`,
+      });
+    }
+    for (const { versions } of wanted) {
+      this.counts.versions += versions.length;
+      for (const { value } of versions) this.counts.bytes += bytesOfBase64(value);
+    }
+    const ids = target.change === undefined ? [] : await this.#write(target.change, wanted);
+    if (open !== undefined) {
+      const at = wanted.indexOf(open);
+      this.#batch.push({
+        secret: open.secret,
+        versions: [],
+        begun: { id: ids[at], isWanted: at >= 0 },
+      });
+    }
+    this.#options.onProgress?.(this.counts);
+    // Requests come in between: on SQLite a transaction is work of this thread.
+    await new Promise((resolve) => setImmediate(resolve));
+  }
+
+  /** What of the batch is to be written; what is in its way is removed. */
+  async #wanted(target: Target, batch: Batched[]): Promise<Batched[]> {
     const present = await this.#present(target, batch);
     const wanted: Batched[] = [];
     for (const batched of batch) {
+      if (batched.begun !== undefined) {
+        if (batched.begun.isWanted) wanted.push(batched);
+        continue;
+      }
       const row = present.get(batched.secret.name);
       if (row === undefined) {
         this.counts.created += 1;
@@ -255,19 +290,7 @@ export class ArchiveImport {
       if (target.change !== undefined) await removeSecret(target.change, row);
       wanted.push(batched);
     }
-    if (target.secretCount > target.secretsMax) {
-      throw new ServiceError('limit_reached', {
-        detail: `The namespace ${target.name} would hold more than ${target.secretsMax} secrets, its maximum`,
-      });
-    }
-    for (const { versions } of wanted) {
-      this.counts.versions += versions.length;
-      for (const { value } of versions) this.counts.bytes += bytesOfBase64(value);
-    }
-    if (target.change !== undefined) await this.#write(target.change, wanted);
-    this.#options.onProgress?.(this.counts);
-    // Requests come in between: on SQLite a transaction is work of this thread.
-    await new Promise((resolve) => setImmediate(resolve));
+    return wanted;
   }
 
   async #present(target: Target, batch: Batched[]): Promise<Map<string, SecretRow>> {
@@ -285,10 +308,25 @@ export class ArchiveImport {
     return new Map(rows.map((row) => [row.name, row]));
   }
 
-  async #write(change: NamespaceChange, batch: Batched[]): Promise<void> {
-    if (batch.length === 0) return;
-    const { queries, namespace, counters, revision, nowMs, identity } = change;
-    const made = batch.map((batched) => ({ ...batched, id: toId('secret', newUuid(nowMs)) }));
+  /** @returns the ids of the secrets, in their order */
+  async #write(change: NamespaceChange, batch: Batched[]): Promise<string[]> {
+    const taken = batch.map((batched) => ({
+      ...batched,
+      id: batched.begun?.id ?? toId('secret', newUuid(change.nowMs)),
+    }));
+    const made = taken.filter(({ begun }) => begun === undefined);
+    if (made.length > 0) await this.#writeSecrets(change, made);
+    for (const { id, versions } of taken) {
+      for (const version of versions) await this.#writeVersion(change, id, version);
+    }
+    return taken.map(({ id }) => id);
+  }
+
+  async #writeSecrets(
+    change: NamespaceChange,
+    made: readonly { id: string; secret: SecretArchiveRow }[],
+  ): Promise<void> {
+    const { queries, namespace, counters, revision, identity } = change;
     await queries
       .insertInto('secret')
       .values(
@@ -332,11 +370,10 @@ export class ArchiveImport {
       })),
     );
     if (tagged.length > 0) await queries.insertInto('secret_tag').values(tagged).execute();
-    for (const { id, secret, versions } of made) {
+    for (const { secret } of made) {
       counters.secrets += 1;
       counters.nameBytes += secret.name.length;
       if (secret.isDeleted) counters.deleted += 1;
-      for (const version of versions) await this.#writeVersion(change, id, version);
     }
   }
 

@@ -170,23 +170,30 @@ function decodeLine(line: Buffer, lineNumber: number): z.output<typeof archiveLi
 class RowOrder {
   #namespace = '';
   #secret: SecretArchiveRow | undefined;
-  #versions: VersionArchiveRow[] = [];
+  #versions = 0;
+  #lastVersion = 0;
+  #hasCurrent = false;
 
   /** @returns what is wrong */
   next(row: ArchiveRow): string | undefined {
     if (row.kind === 'version') {
       if (this.#secret === undefined) return 'a version stands without a secret';
-      const last = this.#versions.at(-1)?.version ?? 0;
-      if (row.version <= last) return 'versions do not ascend';
+      if (row.version <= this.#lastVersion) return 'versions do not ascend';
       if (row.version > this.#secret.lastVersion) return 'a version is beyond the last one';
-      // What it holds is not needed any more.
-      this.#versions.push({ ...row, value: '' });
+      if (this.#versions === this.#secret.maxVersions) {
+        return 'a secret has more versions than its maximum';
+      }
+      this.#versions += 1;
+      this.#lastVersion = row.version;
+      if (row.version === this.#secret.currentVersion) this.#hasCurrent = true;
       return undefined;
     }
     const unfinished = this.end();
     if (unfinished !== undefined) return unfinished;
     const previous = this.#secret?.name ?? '';
-    this.#versions = [];
+    this.#versions = 0;
+    this.#lastVersion = 0;
+    this.#hasCurrent = false;
     if (row.kind === 'secret') {
       if (this.#namespace === '') return 'a secret stands without a namespace';
       if (row.name <= previous) return 'secrets do not ascend by name';
@@ -200,9 +207,7 @@ class RowOrder {
   }
 
   end(): string | undefined {
-    const secret = this.#secret;
-    if (secret === undefined) return undefined;
-    if (this.#versions.some(({ version }) => version === secret.currentVersion)) return undefined;
+    if (this.#secret === undefined || this.#hasCurrent) return undefined;
     return 'a secret has no current version';
   }
 }

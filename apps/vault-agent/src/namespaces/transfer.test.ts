@@ -252,6 +252,13 @@ test('whoever can seal an archive still cannot bring in what no vault would hold
     ['a version beyond the last', replaced(at('version'), { version: 99 })],
     ['an unknown field', replaced(at('secret'), { admin: true })],
     ['no current version', rows.filter((_, index) => index !== at('version'))],
+    [
+      'more versions than are kept',
+      replaced(at('secret'), { maxVersions: 1, lastVersion: 9 }).toSpliced(at('version') + 1, 0, {
+        ...(rows[at('version')] as object),
+        version: 9,
+      } as ArchiveRow),
+    ],
     ['a version without a secret', rows.filter((_, index) => index !== at('secret'))],
     ['no namespace', rows.slice(1)],
     ['two namespaces', [...rows, { ...(rows[0] as object), name: 'zzz' } as ArchiveRow]],
@@ -319,4 +326,33 @@ test('rows survive being written and read in pieces of any size', async () => {
       expect(again).toEqual(all);
     }
   });
+});
+
+test('a secret that is larger than a batch comes in whole, is passed over whole and replaced whole', async () => {
+  const value = 'x'.repeat(1_000_000);
+  await vault.secrets.create(caller, 'app', { ...plainSecret, name: 'large', value });
+  for (let index = 0; index < 8; index += 1) {
+    await vault.secrets.update(caller, 'app', 'large', { value: `${index}${value}` });
+  }
+  await vault.secrets.create(caller, 'app', { ...plainSecret, name: 'small', value: 'v' });
+  const archive = await exported();
+  const counts = { versions: 10, bytes: 9 * value.length + 9 };
+  expect(await importInto('twin', archive)).toMatchObject({ created: 2, ...counts });
+  expect(await importInto('twin', archive, { existing: 'skip' })).toMatchObject({
+    created: 0,
+    skipped: 2,
+    versions: 0,
+  });
+  expect(await importInto('twin', archive, { existing: 'replace' })).toMatchObject({
+    replaced: 2,
+    ...counts,
+  });
+  await expect(importInto('twin', archive)).rejects.toEqual(refused('conflict'));
+  for (const version of [1, 5, 9]) {
+    const read = (namespace: string) =>
+      vault.secrets.readValue(caller, namespace, 'large', { version });
+    expect((await read('twin')).value).toBe((await read('app')).value);
+  }
+  expect((await vault.secrets.versions('twin', 'large', { limit: 20 })).items).toHaveLength(9);
+  expect(await recount(vault)).toEqual([]);
 });
