@@ -307,3 +307,53 @@ test('metrics tell operations, durations and connections by the names of the pla
   expect(text).toMatch(/vault_cache_hit_rate \d/);
   expect(text).not.toMatch(/once|app-two|page\//);
 });
+
+test('what is refused to a known caller is in the audit once, with its places and nothing that was sent', async () => {
+  const to = '/v1/namespaces/app/secrets';
+  const send = async (id: string, method: string, path: string, sending: object, more = {}) => {
+    await agent.send(method, path, { ...sending, headers: { 'x-request-id': id, ...more } });
+    return agent.audit().filter(({ requestId }) => requestId === id);
+  };
+  const refused = (code: string, more = {}) => [
+    { phase: 'outcome', result: 'refused', code, ...more },
+  ];
+  expect(
+    await send('bad-body', 'POST', to, { body: { name: 'canary name', 'canary-field': 1 } }),
+  ).toMatchObject(
+    refused('invalid_request', {
+      action: 'secret.create',
+      namespace: 'app',
+      context: { places: 'body name, body value, body' },
+    }),
+  );
+  expect(await send('bad-path', 'GET', `${to}/canary%20path`, {})).toMatchObject(
+    refused('invalid_request', { context: { places: 'path name' } }),
+  );
+  expect(await send('bad-query', 'GET', `${to}?limit=canary`, {})).toMatchObject(
+    refused('invalid_request', { namespace: 'app', context: { places: 'query limit' } }),
+  );
+  expect(
+    await send(
+      'bad-tag',
+      'PUT',
+      `${to}/bytes/value`,
+      { body: { value: 'x' } },
+      { 'if-match': 'W/"c"' },
+    ),
+  ).toMatchObject(refused('invalid_request', { secret: 'bytes' }));
+  expect(
+    await send('bad-type', 'POST', to, { body: {} }, { 'content-type': 'text/plain' }),
+  ).toMatchObject(refused('unsupported_media_type'));
+  expect(
+    await send('too-large', 'POST', to, { bytes: Buffer.alloc(2 * 1_024 * 1_024, 0x20) }),
+  ).toMatchObject(refused('payload_too_large', { namespace: 'app' }));
+  const idempotent = (id: string, name: string) =>
+    send(id, 'POST', to, { body: { name, value: 'x' } }, { 'idempotency-key': 'audited' });
+  await idempotent('idem-first', 'audited-one');
+  expect(await idempotent('idem-other', 'audited-two')).toMatchObject(
+    refused('idempotency_conflict', { secret: 'audited-two' }),
+  );
+  // What the door has written is not written again.
+  expect(await send('at-door', 'GET', `${to}/absent`, {})).toHaveLength(1);
+  expect(JSON.stringify(agent.audit())).not.toContain('canary');
+});

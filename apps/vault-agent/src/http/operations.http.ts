@@ -4,13 +4,16 @@
  */
 import type { AgentAction } from '@keystead/contracts/agent-api/actions';
 import type { AgentInput, AgentOperation } from '@keystead/contracts/agent-api/operation';
-import { ServiceError } from '@keystead/contracts/errors';
+import { errorCodes, ServiceError } from '@keystead/contracts/errors';
+import { asServiceError } from '@keystead/contracts/http/problem-answer';
 import { readIdempotencyKey } from '@keystead/contracts/http/request-text';
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
+import { z } from 'zod';
 import type { Allowance } from '../access/allowance.ts';
 import type { Authenticator } from '../access/authenticator.ts';
-import type { Caller, CallerIdentity } from '../access/caller.ts';
+import type { Caller, CallerIdentity, ResourceReference } from '../access/caller.ts';
 import type { Door, Errand } from '../access/door.ts';
+import type { AuditFact } from '../audit/audit-entry.ts';
 import { askedFor, type CursorSeal } from './cursor-seal.ts';
 import type { AgentHandler, HandlerStreams, StreamAnswer } from './handler.ts';
 import { httpLimits } from './http-limits.ts';
@@ -35,12 +38,15 @@ const bytesType = 'application/octet-stream';
 declare module 'fastify' {
   interface FastifyRequest {
     caller: Caller | undefined;
+    /** Whether the door has been asked: from then on it writes the audit. */
+    isAtDoor: boolean;
   }
 }
 
 export function serveOperations(handlers: readonly AgentHandler[], parts: OperationsParts): void {
   const { app } = parts.server;
   app.decorateRequest('caller', undefined);
+  app.decorateRequest('isAtDoor', false);
   // What an operation that streams in reads by itself.
   app.addContentTypeParser(bytesType, (_request, payload, done) => done(null, payload));
   const operations = handlers.map(({ operation }) => operation);
@@ -59,6 +65,7 @@ function serve(
   const { bodyMaxBytes } = operation;
   const common = {
     url,
+    errorHandler: route.refuse,
     ...(bodyMaxBytes === undefined ? {} : { bodyLimit: bodyMaxBytes }),
   };
   if (operation.method === 'GET') {
@@ -109,6 +116,7 @@ class OperationRoute {
     try {
       const admitted = this.#admit(request);
       const caller = admitted instanceof Promise ? await admitted : admitted;
+      request.caller = caller;
       return this.#send(request, reply, await this.#answer(caller, request));
     } finally {
       this.#observe(startedMs);
@@ -157,6 +165,7 @@ class OperationRoute {
       if (isRepeated) {
         // Who may not do it any more is not told either what it answered.
         const errand = this.#errand(this.#readInput(request));
+        request.isAtDoor = true;
         await this.#parts.door.perform(caller, { ...errand, effect: 'read' }, () => undefined);
         answer.headers['idempotency-replayed'] = 'true';
       }
@@ -165,6 +174,46 @@ class OperationRoute {
       this.#observe(startedMs);
     }
   };
+
+  /**
+   * Whatever is refused to a known caller before the door is asked: what is not well-formed, a body that
+   * is too large or too late, an idempotency key of another request. In the audit first, then answered.
+   */
+  readonly refuse = async (error: unknown, request: FastifyRequest): Promise<never> => {
+    const { caller } = request;
+    const known = asServiceError(error);
+    if (caller !== undefined && !request.isAtDoor && errorCodes[known.code].status < 500) {
+      await this.#parts.door.recordRefusal({
+        requestId: caller.requestId,
+        identity: caller.identity,
+        address: caller.address,
+        action: this.#action,
+        operation: this.#operation.id,
+        resource: this.#resourceOf(request),
+        phase: 'outcome',
+        result: known.code === 'rate_limited' ? 'throttled' : 'refused',
+        code: known.code,
+        context: placesOf(this.#operation, known),
+      });
+    }
+    throw error;
+  };
+
+  /** As far as it is known of a request that may not be well-formed. */
+  #resourceOf(request: FastifyRequest): ResourceReference {
+    try {
+      return this.#handler.resource(this.#readInput(request));
+    } catch {
+      const params = this.#operation.params.safeParse(request.params ?? {});
+      if (!params.success) return {};
+      try {
+        const known = { params: params.data, query: {}, body: {}, ifMatch: null };
+        return this.#handler.resource(known as AgentInput<AgentOperation>);
+      } catch {
+        return {};
+      }
+    }
+  }
 
   #admit(request: FastifyRequest): Caller | Promise<Caller> {
     needsHost(request);
@@ -228,6 +277,7 @@ class OperationRoute {
     const input = this.#readInput(request);
     const asked = this.#openCursor(caller.identity, input);
     const operation = this.#operation;
+    request.isAtDoor = true;
     const output = await this.#parts.door.perform(caller, this.#errand(input), () => {
       begins();
       return this.#handler.run(caller, input, streamsOf(operation, request));
@@ -315,6 +365,22 @@ function requestBytes(operation: AgentOperation, request: FastifyRequest): Buffe
   const body = Buffer.isBuffer(request.body) ? request.body : Buffer.alloc(0);
   const { 'if-match': ifMatch = '' } = request.headers;
   return Buffer.concat([Buffer.from(JSON.stringify([operation.id, request.url, ifMatch])), body]);
+}
+
+/**
+ * Where mistakes are: a part of the request and a field of ours in it. What else a path holds was sent,
+ * and a secret may stand in the place of a name.
+ */
+function placesOf(operation: AgentOperation, { errors }: ServiceError): AuditFact['context'] {
+  const schemas = { path: operation.params, query: operation.query, body: operation.body };
+  const places = (errors ?? []).map(({ in: part, path }) => {
+    const field = path.split('/', 2)[1] ?? '';
+    const schema = part === 'header' ? undefined : schemas[part];
+    const isOurs =
+      part === 'header' || (schema instanceof z.ZodObject && Object.hasOwn(schema.shape, field));
+    return isOurs && field !== '' ? `${part} ${field}` : part;
+  });
+  return places.length === 0 ? undefined : { places: [...new Set(places)].join(', ') };
 }
 
 const unreadable = ['authorization', 'cookie', 'proxy-authorization'];
