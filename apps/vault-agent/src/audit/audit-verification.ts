@@ -287,7 +287,12 @@ class ChainCheck {
   }
 
   #firstLine(parsed: AuditLine | undefined, sequence: number): void {
-    if (parsed?.type !== 'file' || !/^[0-9a-f]{32}$/.test(parsed.chain)) {
+    if (
+      parsed?.type !== 'file' ||
+      !/^[0-9a-f]{32}$/.test(parsed.chain) ||
+      !/^[0-9a-f]{64}$/.test(parsed.previous) ||
+      typeof parsed.signerKey !== 'string'
+    ) {
       this.#wrong('not_an_entry', this.lastSequence + 1, 'the file does not begin like one');
     }
     const named = Number(/\.(\d{12,15})$/.exec(this.#file)?.[1] ?? sequence);
