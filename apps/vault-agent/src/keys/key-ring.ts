@@ -268,20 +268,29 @@ export class KeyRing {
 
   async #noticeRotation(): Promise<void> {
     const rows = await this.#store.read((queries) =>
-      queries.selectFrom('master_key').selectAll().orderBy('version').execute(),
+      queries.selectFrom('master_key').select(['version', 'state']).execute(),
     );
     const isSame =
       rows.length === this.#masters.size && rows.every(({ version }) => this.#masters.has(version));
-    const last = rows.at(-1);
     try {
       if (!isSame) await this.refresh();
-      else if (!this.#provider.isAvailable && last !== undefined) {
-        (await this.#unwrapMaster(last)).wipe();
-      }
+      else if (!this.#provider.isAvailable) await this.#probe();
     } catch (error) {
       // Told when it was asked.
       if (!(error instanceof KeyProviderPaused)) throw error;
     }
+  }
+
+  /** Asks the provider for a key that is at hand, to hear whether it answers again. */
+  async #probe(): Promise<void> {
+    const row = await this.#store.read((queries) =>
+      queries
+        .selectFrom('master_key')
+        .selectAll()
+        .where('version', '=', this.#newest)
+        .executeTakeFirst(),
+    );
+    if (row !== undefined) (await this.#unwrapMaster(row)).wipe();
   }
 
   /** Reads the master keys anew. */
