@@ -195,7 +195,9 @@ describe.each(sqlKinds)('on %s', (kind) => {
       },
     });
     expect(first.outcome).toBe('aborted');
-    expect(first.matched).toBeGreaterThanOrEqual(48);
+    // Records come in the order of their creation, which hundred at once make among themselves.
+    expect(first.matched).toBeGreaterThan(0);
+    expect(first.examined).toBeGreaterThanOrEqual(96);
     expect(first.matched).toBeLessThan(200);
     const between = await census(vault, [one, two, three]);
     expect(between.get(three)).toBe(first.matched);
