@@ -22,6 +22,8 @@ export const accessLimits = {
   /** After this long without a guess an address begins anew. */
   guessMemoryMs: 30 * 60_000,
   guessersRemembered: 20_000,
+  /** Whoever has to wait is in the audit so often: the first time, and that it goes on. */
+  waitsToldEveryMs: 10_000,
   /** Wrong secrets for one key, from anywhere, until only addresses that knew it are let try. */
   guessesPerKeyMax: 100,
   /** A token beyond this is refused unread; the headers together have 16 KiB. */

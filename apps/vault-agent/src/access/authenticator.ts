@@ -1,13 +1,15 @@
 /**
  * Who calls: by an API key or a token in `Authorization: Bearer …`, or by the client certificate of the
  * connection. What was verified before is recalled without waiting; everything else passes the guard
- * against guessing. Refusals are in the audit; of an address that was told to wait only that.
+ * against guessing. Refusals are in the audit; of whoever is told to wait a sample.
  */
 import { hash } from 'node:crypto';
 import type { IncomingHttpHeaders } from 'node:http';
 import type { Socket } from 'node:net';
 import { TLSSocket } from 'node:tls';
 import { ServiceError } from '@keystead/contracts/errors';
+import { decodeJwt } from 'jose';
+import { LRUCache } from 'lru-cache';
 import type { AuditFact } from '../audit/audit-entry.ts';
 import type { AccessBook, VerifiedKey } from './access-book.ts';
 import { accessLimits } from './access-limits.ts';
@@ -70,6 +72,8 @@ export class Authenticator {
   readonly #onLock: AuthenticatorOptions['onLock'];
   readonly #shown = new WeakMap<Socket, Shown>();
   readonly #certificates = new WeakMap<Socket, SeenCertificate | null>();
+  /** When the audit was last told of whoever has to wait. */
+  readonly #waiting = new LRUCache<string, number>({ max: accessLimits.guessersRemembered });
   #methods: AuthenticationMethods;
 
   constructor(options: AuthenticatorOptions) {
@@ -105,7 +109,7 @@ export class Authenticator {
       return this.#refuseUnknown(knocking);
     }
     if (looksLikeApiKey(credential)) {
-      if (!this.#methods.apiKeys) throw new ServiceError('invalid_credentials');
+      if (!this.#methods.apiKeys) return this.#refuseKey(knocking, credential);
       const known = this.#book.recall(credential);
       if (known !== undefined) {
         this.#shown.set(knocking.socket, { authorization, key: known });
@@ -135,8 +139,8 @@ export class Authenticator {
     const address = knocking.socket.remoteAddress ?? '';
     const prefix = prefixOf(key);
     const lock = this.#guard.lockOfKey(prefix, address);
-    if (lock) throw locked(lock);
-    this.#countAttempt(address, prefix);
+    if (lock) return this.#tellToWait(knocking, prefix, 'the key is locked', locked(lock));
+    await this.#countAttempt(knocking, prefix);
     const verdict = await this.#book.verify(key);
     if (verdict.known) {
       this.#guard.knew(prefix, address);
@@ -150,11 +154,14 @@ export class Authenticator {
   }
 
   async #verifyToken(knocking: Knocking, token: string): Promise<Caller> {
-    const address = knocking.socket.remoteAddress ?? '';
-    this.#countAttempt(address, hash('sha256', token, 'base64url'));
+    await this.#countAttempt(knocking, hash('sha256', token, 'base64url'));
     let reason = 'it is neither an API key nor a token of a known issuer';
     if (token.length <= accessLimits.tokenMaxLength && token.split('.').length === 3) {
+      const named = issuerOf(token);
+      reason = named === undefined ? 'it is not a valid token' : 'its issuer is not known';
+      // Nobody else's keys are asked: an issuer that is away is away for its own tokens alone.
       for (const issuer of this.#methods.issuers) {
+        if (issuer.name !== named) continue;
         const verdict = await issuer.verify(token);
         if (verdict.known) return this.#caller(knocking, verdict.identity);
         reason = verdict.reason;
@@ -164,10 +171,35 @@ export class Authenticator {
   }
 
   /** One that repeats itself does not take the turns of others at its address. */
-  #countAttempt(address: string, credential: string): void {
-    const network = networkOf(address);
-    this.#attempts.take(`${network} ${credential}`);
-    this.#crowd.take(network);
+  async #countAttempt(knocking: Knocking, credential: string): Promise<void> {
+    const network = networkOf(knocking.socket.remoteAddress ?? '');
+    try {
+      this.#attempts.take(`${network} ${credential}`);
+      this.#crowd.take(network);
+    } catch (error) {
+      await this.#tellToWait(knocking, '', 'too many attempts', error);
+    }
+  }
+
+  async #tellToWait(
+    knocking: Knocking,
+    keyPrefix: string,
+    reason: string,
+    told: unknown,
+  ): Promise<never> {
+    const who = `${keyPrefix} ${networkOf(knocking.socket.remoteAddress ?? '')} ${reason}`;
+    const nowMs = this.#now();
+    const lastMs = this.#waiting.get(who);
+    if (lastMs === undefined || Math.abs(nowMs - lastMs) >= accessLimits.waitsToldEveryMs) {
+      this.#waiting.set(who, nowMs);
+      await this.#recordRefusal(knocking, 'rate_limited', keyPrefix, { reason });
+    }
+    throw told;
+  }
+
+  async #refuseKey(knocking: Knocking, key: string): Promise<never> {
+    await this.#countAttempt(knocking, prefixOf(key));
+    throw await this.#refuse(knocking, 'API keys are no way in', prefixOf(key), true);
   }
 
   #byCertificate(knocking: Knocking): Caller | Promise<Caller> {
@@ -185,7 +217,7 @@ export class Authenticator {
 
   /** Nothing was shown that could be right or wrong. */
   async #refuseUnknown(knocking: Knocking): Promise<never> {
-    this.#countAttempt(knocking.socket.remoteAddress ?? '', '');
+    await this.#countAttempt(knocking, '');
     await this.#recordRefusal(knocking, 'unauthenticated', '', { reason: 'no credentials' });
     throw new ServiceError('unauthenticated', {
       detail: 'Send "Authorization: Bearer" with an API key or a token',
@@ -218,7 +250,9 @@ export class Authenticator {
   ): Promise<ServiceError> {
     const address = knocking.socket.remoteAddress ?? '';
     const lock = isGuess ? this.#guard.guessed(address) : undefined;
-    if (lock?.isNew === false) return locked(lock);
+    if (lock?.isNew === false) {
+      return this.#tellToWait(knocking, '', 'the address is locked', locked(lock));
+    }
     await this.#recordRefusal(knocking, 'invalid_credentials', keyPrefix, {
       reason,
       ...(lock ? { guesses: lock.guesses, lockedForSeconds: lock.retryAfterSeconds } : {}),
@@ -229,7 +263,7 @@ export class Authenticator {
 
   #recordRefusal(
     knocking: Knocking,
-    code: 'unauthenticated' | 'invalid_credentials',
+    code: 'unauthenticated' | 'invalid_credentials' | 'rate_limited',
     keyPrefix: string,
     context: NonNullable<AuditFact['context']>,
   ): Promise<void> {
@@ -241,7 +275,7 @@ export class Authenticator {
       operation: 'authenticate',
       resource: {},
       phase: 'outcome',
-      result: 'denied',
+      result: code === 'rate_limited' ? 'throttled' : 'denied',
       code,
       context,
     });
@@ -253,6 +287,15 @@ const locked = (lock: Lock) =>
     detail: 'Too many credentials were refused',
     retryAfterSeconds: lock.retryAfterSeconds,
   });
+
+/** Whom the token says it is from, without a check of anything. */
+function issuerOf(token: string): string | undefined {
+  try {
+    return decodeJwt(token).iss;
+  } catch {
+    return undefined;
+  }
+}
 
 function bearerOf(header: string): string | undefined {
   // Nearly every request writes it so.

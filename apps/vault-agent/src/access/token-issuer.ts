@@ -70,6 +70,11 @@ export class TokenIssuer {
         : createLocalJWKSet(options.keys.set);
   }
 
+  /** What its tokens say that they are from. */
+  get name(): string {
+    return this.#options.issuer;
+  }
+
   /** Who that is, where it was found out less than a minute ago. */
   recall(token: string): CallerIdentity | undefined {
     const remembered = this.#remembered.get(hash('sha256', token, 'base64url'));
