@@ -4,6 +4,7 @@
  */
 import type { Logger } from 'pino';
 import type { Registry } from 'prom-client';
+import { CommandsLog } from './audit/commands-log.ts';
 import type { AuditForwarder } from './audit/forwarding/audit-forwarder.ts';
 import { openForwarders } from './audit/forwarding/open-forwarders.ts';
 import { type Configuration, durationMs, type LoadedConfiguration } from './configuration.ts';
@@ -34,6 +35,7 @@ export interface AgentReportingOptions {
 export class AgentReporting {
   readonly upward: Upward;
   readonly #guarded: GuardedVault;
+  readonly #commands: CommandsLog;
   readonly #forwarders: AuditForwarder[];
   readonly #lockouts: Lockouts;
   readonly #suspicions: SuspicionGuard;
@@ -55,6 +57,7 @@ export class AgentReporting {
     });
     names.wipe();
     this.upward.follow(trail);
+    this.#commands = new CommandsLog({ logFile: trail.logFile, onHead: this.upward.head, log });
     door.onSettled(this.upward.settled);
     trail.onFact(this.upward.recorded);
     this.#forwarders = openForwarders(loaded, options.readVariable, log);
@@ -81,6 +84,7 @@ export class AgentReporting {
 
   start(): void {
     this.upward.start();
+    this.#commands.start();
     this.#lockouts.start();
     this.#suspicions.start();
     for (const forwarder of this.#forwarders) forwarder.start();
@@ -91,6 +95,7 @@ export class AgentReporting {
     await this.#guarded.trail.stop();
     this.#lockouts.stop();
     this.#suspicions.stop();
+    await this.#commands.stop();
     await this.upward.stop();
     await Promise.all(this.#forwarders.map((forwarder) => forwarder.stop()));
   }

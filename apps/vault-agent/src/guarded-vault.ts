@@ -53,6 +53,8 @@ export interface GuardedVaultOptions {
   log: Logger;
   /** Another log for the audit than the configured one: of commands beside a running agent. */
   auditFile?: string;
+  /** Of that log, where it is begun: 16 bytes. */
+  auditChain?: Buffer | undefined;
 }
 
 export class GuardedVault {
@@ -137,6 +139,7 @@ export class GuardedVault {
       trail = await AuditTrail.open({
         logFile,
         keyFile: `${logFile}.key`,
+        chainId: options.auditChain,
         rotationBytes: sizeBytes(audit.rotation_size),
         retentionDays: audit.retention_days,
         log,

@@ -18,6 +18,7 @@ import { pino } from 'pino';
 import { type Caller, type ResourceReference, systemCaller } from './access/caller.ts';
 import type { Errand } from './access/door.ts';
 import { AuditInUse } from './audit/audit-trail.ts';
+import { commandsChainBeside, commandsLogOf } from './audit/commands-log.ts';
 import {
   ConfigurationError,
   freshConfiguration,
@@ -126,10 +127,18 @@ export async function withVault<T>(
 ): Promise<T> {
   const log = pino({ level: 'silent' });
   const logFile = loaded.locate(loaded.configuration.audit.log_file);
-  const guarded = await GuardedVault.open({ loaded, readVariable, log }).catch((error: unknown) => {
-    if (!(error instanceof AuditInUse)) throw error;
-    return GuardedVault.open({ loaded, readVariable, log, auditFile: `${logFile}.commands` });
-  });
+  const guarded = await GuardedVault.open({ loaded, readVariable, log }).catch(
+    async (error: unknown) => {
+      if (!(error instanceof AuditInUse)) throw error;
+      return GuardedVault.open({
+        loaded,
+        readVariable,
+        log,
+        auditFile: commandsLogOf(logFile),
+        auditChain: await commandsChainBeside(logFile),
+      });
+    },
+  );
   try {
     const user = userInfo().username;
     const caller = systemCaller(`command:${user}`, newRequestId(), Date.now());

@@ -3,6 +3,7 @@ import { Listing } from '@keystead/access/listing';
 import { InstallationKey } from '@keystead/access/sealing';
 import { TenantWork } from '@keystead/access/tenant-work';
 import type { AuditHeadReport, RetainedEvent } from '@keystead/contracts/agent-link';
+import { commandsChainOf } from '@keystead/contracts/audit-chain';
 import type { TenantCtx } from '@keystead/contracts/context';
 import { newUuid, toId } from '@keystead/contracts/ids';
 import { listAgentEvents, listAuditHeads } from '@keystead/contracts/monitoring';
@@ -189,6 +190,9 @@ test('a further kind of suspicion takes the place of the alert that is open', as
 test('a rewritten audit is found from outside: another hash, a shorter chain, another chain', async () => {
   const agent = await oneAgent();
   await events.record([head(agent, 10), head(agent, 20), head(agent, 30)]);
+  // The log of commands beside the agent is a chain of its own, and replaces nothing.
+  const beside = commandsChainOf(Buffer.from('01'.repeat(16), 'hex')).toString('hex');
+  await events.record([head(agent, 2, { chainId: beside })]);
   expect(await watch.told(agent.vaultId)).toEqual([]);
   await events.record([head(agent, 20, { hash: 'ff'.repeat(32) })]);
   expect(await watch.alerts(agent.vaultId)).toMatchObject([
@@ -208,7 +212,7 @@ test('a rewritten audit is found from outside: another hash, a shorter chain, an
     'chain_replaced',
     'signature_invalid',
   ]);
-  expect((await shownHeads(agent, { contradicting: 'false' })).items).toHaveLength(3);
+  expect((await shownHeads(agent, { contradicting: 'false' })).items).toHaveLength(4);
 });
 
 test('heads that are recorded in another order than they were taken contradict nothing', async () => {

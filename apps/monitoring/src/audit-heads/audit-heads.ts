@@ -1,7 +1,9 @@
 /** How far the agents' audits have come: kept once, compared with what was kept before. */
+
 import { asDate, Listing } from '@keystead/access/listing';
 import { TenantWork } from '@keystead/access/tenant-work';
 import type { RetainedEvent } from '@keystead/contracts/agent-link';
+import { commandsChainOf } from '@keystead/contracts/audit-chain';
 import type { TenantCtx } from '@keystead/contracts/context';
 import { notFound } from '@keystead/contracts/errors';
 import { newUuid, toId, toUuid } from '@keystead/contracts/ids';
@@ -110,7 +112,15 @@ async function recordOne(transaction: Transaction, event: RetainedEvent) {
     known.length > 0 ||
     furthest.length > 0 ||
     (await transaction.auditHead.count({ where: { ...of, chainId } })) > 0;
-  const replaces = !isKnownChain && (await transaction.auditHead.findFirst({ where: of })) !== null;
+  const others = isKnownChain
+    ? []
+    : await transaction.auditHead.findMany({
+        where: of,
+        distinct: ['chainId'],
+        select: { chainId: true },
+        take: 100,
+      });
+  const replaces = others.length > 0 && !others.some((other) => isBeside(chainId, other.chainId));
   const signature = await provedSignature(transaction, of, auditHead.signature, signerKeyDigest);
   const head: Head = {
     chainId,
@@ -170,4 +180,10 @@ async function provedSignature(
     select: { id: true },
   });
   return proved === null ? signature : 'certificate';
+}
+
+/** Whether one is the chain of the commands beside the agent of the other. */
+function isBeside(one: string, other: string): boolean {
+  const commandsOf = (chain: string) => commandsChainOf(Buffer.from(chain, 'hex')).toString('hex');
+  return one === commandsOf(other) || other === commandsOf(one);
 }

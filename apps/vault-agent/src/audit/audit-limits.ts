@@ -21,6 +21,8 @@ export const auditLimits = {
   headEveryMs: 60_000,
   headEveryEntries: 1_000,
   headsApartMs: 1_000,
+  /** How often a running agent looks whether a command has written a log of its own. */
+  commandsLookEveryMs: 10_000,
   /** Orderly end: what waits is written for so long. */
   stopWithinMs: 700,
   retentionEveryMs: 3_600_000,

@@ -3,7 +3,9 @@ import type {
   AuditEntry,
   AuditHeadView,
   AuditVerification,
+  auditLogs,
   listAudit,
+  listAuditHeads,
   TrustedHead,
 } from '@keystead/contracts/agent-api/audit';
 import type { AgentInput } from '@keystead/contracts/agent-api/operation';
@@ -13,26 +15,31 @@ import type { OperationLine } from './audit-entry.ts';
 import { type AuditPage, AuditSearch } from './audit-search.ts';
 import { readPublicKey } from './audit-signer.ts';
 import { verifyAudit } from './audit-verification.ts';
+import { commandsLogOf } from './commands-log.ts';
 
 type ListQuery = AgentInput<typeof listAudit>['query'];
+type HeadsQuery = AgentInput<typeof listAuditHeads>['query'];
 
 export class AuditReader {
   readonly #logFile: string;
   readonly #keyFile: string;
-  readonly #search: AuditSearch;
+  readonly #searches: Record<(typeof auditLogs)[number], AuditSearch>;
   #verifying = false;
 
   constructor({ logFile, keyFile }: { logFile: string; keyFile: string }) {
     this.#logFile = logFile;
     this.#keyFile = keyFile;
-    this.#search = new AuditSearch(logFile);
+    this.#searches = {
+      agent: new AuditSearch(logFile),
+      commands: new AuditSearch(commandsLogOf(logFile)),
+    };
   }
 
   async list(
-    { from, to, limit, cursor, ...filter }: ListQuery,
+    { from, to, limit, cursor, log, ...filter }: ListQuery,
     sees?: (resource: ResourceReference) => boolean,
   ): Promise<AuditPage<AuditEntry>> {
-    const found = await this.#search.operations(
+    const found = await this.#searches[log].operations(
       {
         ...filter,
         fromMs: from === undefined ? undefined : Date.parse(from),
@@ -44,8 +51,8 @@ export class AuditReader {
     return { items: found.items.map(shown), nextCursor: found.nextCursor };
   }
 
-  heads(page: { limit: number; cursor?: string | undefined }): Promise<AuditPage<AuditHeadView>> {
-    return this.#search.heads(page);
+  heads({ log, ...page }: HeadsQuery): Promise<AuditPage<AuditHeadView>> {
+    return this.#searches[log].heads(page);
   }
 
   /** Reads the whole log: one at a time. @throws ServiceError `rate_limited` */

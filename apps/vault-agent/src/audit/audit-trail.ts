@@ -95,6 +95,8 @@ export interface AuditTrailOptions {
   logFile: string;
   /** PEM (PKCS #8) of the audit's own key; made where it is missing. */
   keyFile: string;
+  /** 16 bytes: of a log that is begun; made up where it is not given. */
+  chainId?: Buffer | undefined;
   rotationBytes: number;
   retentionDays: number;
   log: Logger;
@@ -152,7 +154,7 @@ export class AuditTrail {
   readonly #timings: AuditTimings;
   readonly #startedAt: { wallMs: number; monotonicMs: number };
   #signer: AuditSigner | undefined;
-  #chainId = Buffer.alloc(0);
+  #chainId: Buffer = Buffer.alloc(0);
   #lock: DatabaseSync | undefined;
   #inUse: AuditInUse | undefined;
   #opening: Promise<OpenFile> | undefined;
@@ -372,7 +374,7 @@ export class AuditTrail {
     const { logFile } = this.#options;
     if (this.#end === undefined) await this.#findEndOfClosedFiles();
     const before = this.#end ?? beforeTheFirst;
-    if (this.#chainId.length === 0) this.#chainId = randomBytes(16);
+    if (this.#chainId.length === 0) this.#chainId = this.#options.chainId ?? randomBytes(16);
     const nowMs = this.#now();
     const body = bookkeepingBody('file', nowMs, {
       format: auditFormat,

@@ -1,6 +1,7 @@
 import { readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:http';
 import { join } from 'node:path';
+import { commandsChainOf } from '@keystead/contracts/audit-chain';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { command, TestAgent } from '../agent-process.fixture.ts';
 
@@ -181,6 +182,19 @@ test('who is denied too often is locked where that is asked for, and the owner u
     { phase: 'started', other: 'lockouts', identity: { kind: 'system' } },
     { phase: 'outcome', result: 'done' },
   ]);
+  const shown = await list('log=commands&operation=lockouts.unlock');
+  expect(shown.body.items.map(({ phase }: { phase: string }) => phase)).toEqual([
+    'outcome',
+    'started',
+  ]);
+  const [ofCommands, ofAgent] = await Promise.all(
+    ['commands', 'agent'].map((log) => agent.send('GET', `/v1/audit/heads?limit=1&log=${log}`)),
+  );
+  expect(ofCommands?.body.items).toHaveLength(1);
+  // Whoever gets heads of both knows that one does not replace the other.
+  expect(ofCommands?.body.items[0].chain).toBe(
+    commandsChainOf(Buffer.from(ofAgent?.body.items[0].chain, 'hex')).toString('hex'),
+  );
 });
 
 // The last one: it takes the folder of the log away.

@@ -12,7 +12,9 @@ import { newUuid } from '@keystead/contracts/ids';
 import { pino } from 'pino';
 import { afterEach, expect, test } from 'vitest';
 import { fact, freshLogFile, openTrail } from '../audit/audit-log.fixture.ts';
+import { AuditSearch } from '../audit/audit-search.ts';
 import type { AuditTrail } from '../audit/audit-trail.ts';
+import { CommandsLog, commandsLogOf } from '../audit/commands-log.ts';
 import { DurableQueue, type EventKind } from '../durable-queue.ts';
 import { NameReferences } from './name-references.ts';
 import { Upward, type UpwardOptions } from './upward.ts';
@@ -297,5 +299,42 @@ test('thirty days without a control plane: the queue is bounded, loses no notice
   expect(heads.at(-1)?.sequence).toBe((trail.sequence ?? 0) - 1);
   expect(heads.map(({ sequence }) => sequence)).toEqual(
     heads.map(({ sequence }) => sequence).toSorted((one, other) => one - other),
+  );
+});
+
+test('the head of the log that commands wrote beside the agent goes up as a chain of its own', async () => {
+  const clock = new Clock();
+  const queue = openQueue();
+  const upward = begin(clock, queue);
+  const logFile = freshLogFile();
+  const trail = await openTrail(logFile);
+  upward.follow(trail);
+  await trail.record(fact(1));
+  const commands = new CommandsLog({
+    logFile,
+    onHead: upward.head,
+    log: pino({ level: 'silent' }),
+  });
+  await commands.look();
+  for (let run = 0; run < 2; run += 1) {
+    const command = await openTrail(commandsLogOf(logFile));
+    await command.record(fact(2 + run));
+    await command.stop();
+    await commands.look();
+    await commands.look();
+    clock.unixMs += 61_000;
+    upward.tick();
+  }
+  await trail.stop();
+  await commands.stop();
+  await upward.stop();
+  const chains = Map.groupBy(valuesOf(queue, 'auditHead'), ({ chainId }) =>
+    Buffer.from(chainId).toString('hex'),
+  );
+  expect(chains.size).toBe(2);
+  const written = await new AuditSearch(commandsLogOf(logFile)).heads({ limit: 10 });
+  const told = chains.get(written.items[0]?.chain ?? '') ?? [];
+  expect(told.map(({ sequence }) => sequence)).toEqual(
+    written.items.map(({ sequence }) => sequence).toReversed(),
   );
 });

@@ -60,6 +60,7 @@ export interface UpwardOptions {
 }
 
 type Timed = { kind: EventKind; atMs: number };
+type FollowedHead = { latest: AuditHead; reportedSequence: number; reportedAtMs: number };
 
 export class Upward {
   readonly #options: UpwardOptions;
@@ -71,7 +72,8 @@ export class Upward {
   /** Of the last vault that answered. */
   #sizes: StoreSizes = { namespaces: 0, secrets: 0, storedBytes: 0 };
   #reporting: Promise<void> = Promise.resolve();
-  #head: { latest: AuditHead; reportedSequence: number; reportedAtMs: number } | undefined;
+  /** By chain: the agent's own, and that of the commands beside it. */
+  readonly #heads = new Map<string, FollowedHead>();
   #unwritten: Timed[] = [];
   #triedAtMs = Number.NEGATIVE_INFINITY;
   #timer: NodeJS.Timeout | undefined;
@@ -92,7 +94,7 @@ export class Upward {
   /** Tells the last head and what the last period brought. The audit has stopped before. */
   async stop(): Promise<void> {
     clearInterval(this.#timer);
-    this.#reportHead(true);
+    this.#reportHeads(true);
     this.#tellDueNotices(Number.POSITIVE_INFINITY);
     if (!this.#usage.isEmpty) this.#reportUsage(this.#now());
     await this.#reporting;
@@ -101,14 +103,7 @@ export class Upward {
 
   /** Follows an audit: its heads go up, and so does that it is blocked, resumed or broken. */
   follow(trail: AuditTrail): void {
-    trail.onHead((head) => {
-      this.#head = {
-        reportedSequence: this.#head?.reportedSequence ?? 0,
-        reportedAtMs: this.#head?.reportedAtMs ?? Number.NEGATIVE_INFINITY,
-        latest: head,
-      };
-      this.#reportHead(false);
-    });
+    trail.onHead(this.head);
     trail.onNotice((notice) => {
       if (notice.kind === 'blocked') this.notice('AUDIT_BLOCKED');
       if (notice.kind === 'resumed') this.notice('AUDIT_RESUMED', { count: notice.refused });
@@ -116,6 +111,18 @@ export class Upward {
     });
     if (trail.blocked !== undefined) this.notice('AUDIT_BLOCKED');
   }
+
+  /** The newest head of a chain. */
+  readonly head = (latest: AuditHead): void => {
+    const chain = latest.chainId.toString('hex');
+    const before = this.#heads.get(chain);
+    this.#heads.set(chain, {
+      reportedSequence: before?.reportedSequence ?? 0,
+      reportedAtMs: before?.reportedAtMs ?? Number.NEGATIVE_INFINITY,
+      latest,
+    });
+    this.#reportHeads(false);
+  };
 
   /** A listener of the door: something came to an end. */
   readonly settled = (
@@ -202,7 +209,7 @@ export class Upward {
   tick(): void {
     const nowMs = this.#now();
     if (nowMs >= this.#periodEndMs) this.#reportUsage(nowMs);
-    this.#reportHead(false);
+    this.#reportHeads(false);
     this.#tellDueNotices(this.#monotonicNow());
     if (
       this.#unwritten.length > 0 &&
@@ -263,9 +270,11 @@ export class Upward {
 
   // Heads
 
-  #reportHead(isLast: boolean): void {
-    const head = this.#head;
-    if (head === undefined) return;
+  #reportHeads(isLast: boolean): void {
+    for (const head of this.#heads.values()) this.#reportHead(head, isLast);
+  }
+
+  #reportHead(head: FollowedHead, isLast: boolean): void {
     const nowMs = this.#monotonicNow();
     const since = {
       ms: nowMs - head.reportedAtMs,

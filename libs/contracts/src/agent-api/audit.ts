@@ -58,6 +58,10 @@ export const auditFilters = {
   address: filter.optional(),
 };
 
+/** The agent's own, and that of the commands of its machine beside it; each is a chain by itself. */
+export const auditLogs = ['agent', 'commands'] as const;
+const log = z.enum(auditLogs).default('agent');
+
 export const auditHead = z.object({
   /** 16 bytes in hexadecimal digits; the same as long as the chain is. */
   chain: z.string().regex(/^[0-9a-f]{32}$/),
@@ -135,7 +139,7 @@ export const listAudit = agentOperation('audit.list', {
   summary: 'What was done, newest first',
   tag: 'Audit',
   action: 'audit.read',
-  query: listQuery(auditFilters),
+  query: listQuery({ ...auditFilters, log }),
   output: page(auditEntry),
   narrows: true,
 });
@@ -146,7 +150,7 @@ export const listAuditHeads = agentOperation('audit.list-heads', {
   summary: 'Signed heads of the chain, newest first: keep one elsewhere to find a rewritten log',
   tag: 'Audit',
   action: 'audit.read',
-  query: listQuery({}),
+  query: listQuery({ log }),
   output: page(auditHead),
 });
 
