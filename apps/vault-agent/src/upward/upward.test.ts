@@ -6,6 +6,7 @@ import { isAuditHeadSignedBy } from '@keystead/agent-protocol/audit-head';
 import {
   AuditHeadSigner,
   Event,
+  OperationCounts,
   SecurityNoticeKind,
 } from '@keystead/agent-protocol/generated/keystead/agent/v1/session';
 import { newUuid } from '@keystead/contracts/ids';
@@ -196,6 +197,17 @@ test('that the audit is blocked is told, also when it cannot be written down at 
   expect(kept).toMatchObject([
     { $case: 'securityNotice', value: { kind: SecurityNoticeKind.AUDIT_BLOCKED } },
   ]);
+  full.isFull = true;
+  upward.notice('KEY_UNAVAILABLE');
+  for (let number = 0; number < 1_000; number += 1) {
+    upward.tell({ $case: 'operationCounts', value: OperationCounts.decode(new Uint8Array()) });
+  }
+  expect(upward.counters.unwritten).toBeGreaterThan(0);
+  full.isFull = false;
+  kept.length = 0;
+  clock.unixMs += 5_000;
+  upward.tick();
+  expect(kept[0]).toMatchObject({ value: { kind: SecurityNoticeKind.KEY_UNAVAILABLE } });
   full.isFull = true;
   for (let number = 0; number < 1_000; number += 1) {
     upward.notice('GUESSING', { identity: { kind: 'api_key', id: `key_${number}` } });

@@ -21,7 +21,13 @@ import type { Logger } from 'pino';
 import type { Errand } from '../access/door.ts';
 import type { AuditFact, AuditResult } from '../audit/audit-entry.ts';
 import type { AuditHead, AuditTrail } from '../audit/audit-trail.ts';
-import type { DurableQueue, EventKind, EventRank } from '../durable-queue.ts';
+import {
+  type DurableQueue,
+  type EventKind,
+  type EventRank,
+  eventRanks,
+  rankOf,
+} from '../durable-queue.ts';
 import type { RotationReport } from '../rotation/rotation-report.ts';
 import type { NameReferences } from './name-references.ts';
 import { NoticePace } from './notice-pace.ts';
@@ -234,9 +240,10 @@ export class Upward {
     }
     this.#unwritten.splice(0, written);
     this.counters.told += written;
-    // The oldest goes first: what is told last is what holds.
+    // What is worth least goes first, of that the oldest: what is told last is what holds.
     while (this.#unwritten.length > upwardLimits.unwrittenMax) {
-      this.#unwritten.shift();
+      const ranks = this.#unwritten.map(({ kind }) => eventRanks.indexOf(rankOf(kind)));
+      this.#unwritten.splice(ranks.indexOf(Math.min(...ranks)), 1);
       this.counters.unwritten += 1;
     }
     if (written > 0) onQueued?.();

@@ -15,7 +15,8 @@ export class FileDestination implements Destination {
 
   async send(lines: readonly ForwardedLine[]): Promise<void> {
     const handle = await this.#open();
-    await handle.appendFile(lines.map(({ text }) => `${text}\n`).join(''));
+    const bytes = lines.map(({ text }) => `${text}\n`).join('');
+    await handle.appendFile((await endsInsideLine(handle)) ? `\n${bytes}` : bytes);
     await handle.datasync();
   }
 
@@ -35,7 +36,15 @@ export class FileDestination implements Destination {
       if (there?.ino === mine.ino && there.dev === mine.dev) return this.#handle;
       this.reset();
     }
-    this.#handle = await open(this.#path, 'a', 0o600);
+    this.#handle = await open(this.#path, 'a+', 0o600);
     return this.#handle;
   }
+}
+
+/** After an append that was cut short: what is sent again begins on a line of its own. */
+async function endsInsideLine(handle: FileHandle): Promise<boolean> {
+  const { size } = await handle.stat();
+  if (size === 0) return false;
+  const { buffer, bytesRead } = await handle.read(Buffer.alloc(1), 0, 1, size - 1);
+  return bytesRead === 1 && buffer[0] !== 0x0a;
 }
