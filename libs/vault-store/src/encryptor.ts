@@ -91,6 +91,7 @@ export class PasswordEncryptor implements Encryptor {
   async encrypt(value: Uint8Array, password: string, place: RecordPlace): Promise<Uint8Array> {
     const derivation = this.derivation();
     const key = await this.keys.keyFor(password, derivation);
+    this.keys.proved(key);
     return sealRecord(key, derivation, place, value, this.random);
   }
 
@@ -101,7 +102,9 @@ export class PasswordEncryptor implements Encryptor {
       // A key is made only for what is intact: a damaged salt must not cost an Argon2id.
       if (known === undefined && !isIntact(stored, place)) throw new Corrupt('header');
       const key = await (known ?? this.keys.keyFor(password, derivation));
-      return openRecord(key, stored, place);
+      const value = openRecord(key, stored, place);
+      this.keys.proved(key);
+      return value;
     } catch (error) {
       if (error instanceof WrongKey) throw new InvalidPassword();
       if (error instanceof Corrupt) throw new CorruptRecord(place.id, error);

@@ -35,6 +35,8 @@ export const vaultLimits = {
 
   /** Each is 32 bytes that open records: few, and not for long. */
   keyCacheEntries: 256,
+  /** Keys that have opened nothing yet: those on their way, and guesses. */
+  keyCacheUnproven: 64,
   keyCacheTtlMs: 5 * 60_000,
 
   /** Whoever loses a race lost it to one who won: so many changes of one record at once all end. */

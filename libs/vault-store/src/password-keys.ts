@@ -22,6 +22,7 @@ export const defaultKeyCache: KeyCacheOptions = {
 
 interface Kept {
   key: Promise<PasswordKey>;
+  made: PasswordKey | undefined;
   expiry: NodeJS.Timeout;
 }
 
@@ -29,6 +30,8 @@ export class PasswordKeys {
   readonly #options: KeyCacheOptions;
   /** By a keyed hash of password and salt, so that the map holds no password. */
   readonly #kept = new Map<string, Kept>();
+  /** Made, but nothing was opened with them yet: guesses take no place from what opens something. */
+  readonly #unproven = new Map<string, Kept>();
   readonly #nameKey = randomBytes(32);
 
   constructor(options: KeyCacheOptions = defaultKeyCache) {
@@ -38,11 +41,12 @@ export class PasswordKeys {
   /** The key where it is kept or on its way; else undefined, at no cost. */
   known(password: string, derivation: Uint8Array): Promise<PasswordKey> | undefined {
     const name = this.#name(password, derivation);
-    const kept = this.#kept.get(name);
+    const map = this.#kept.has(name) ? this.#kept : this.#unproven;
+    const kept = map.get(name);
     if (kept === undefined) return undefined;
     // The most recently used are the last to go.
-    this.#kept.delete(name);
-    this.#kept.set(name, kept);
+    map.delete(name);
+    map.set(name, kept);
     return kept.key;
   }
 
@@ -60,15 +64,32 @@ export class PasswordKeys {
     if (maxEntries === 0) return key;
     const expiry = setTimeout(() => this.#forget(name), ttlMs);
     expiry.unref();
-    this.#kept.set(name, { key, expiry });
-    key.catch(() => this.#forget(name));
-    if (this.#kept.size > maxEntries) this.#forget(this.#kept.keys().next().value as string);
+    const kept: Kept = { key, made: undefined, expiry };
+    this.#unproven.set(name, kept);
+    key.then(
+      (made) => {
+        kept.made = made;
+      },
+      () => this.#forget(name),
+    );
+    this.#trim(this.#unproven, Math.min(maxEntries, vaultLimits.keyCacheUnproven));
     return key;
+  }
+
+  /** The key has opened or sealed something: from now on it is kept among the others that have. */
+  proved(key: PasswordKey): void {
+    for (const [name, kept] of this.#unproven) {
+      if (kept.made !== key) continue;
+      this.#unproven.delete(name);
+      this.#kept.set(name, kept);
+      this.#trim(this.#kept, this.#options.maxEntries);
+      return;
+    }
   }
 
   /** Forgets every key, as at the end of a session. */
   clear(): void {
-    for (const name of [...this.#kept.keys()]) this.#forget(name);
+    for (const name of [...this.#kept.keys(), ...this.#unproven.keys()]) this.#forget(name);
   }
 
   #name(password: string, derivation: Uint8Array): string {
@@ -78,11 +99,16 @@ export class PasswordKeys {
       .digest('base64');
   }
 
+  #trim(map: Map<string, Kept>, most: number): void {
+    if (map.size > most) this.#forget(map.keys().next().value as string);
+  }
+
   #forget(name: string): void {
-    const kept = this.#kept.get(name);
+    const kept = this.#kept.get(name) ?? this.#unproven.get(name);
     if (kept === undefined) return;
     clearTimeout(kept.expiry);
     this.#kept.delete(name);
+    this.#unproven.delete(name);
     // Whoever has just been given it uses it before the next turn.
     kept.key.then(
       (key) => setImmediate(() => key.wipe()),
