@@ -18,6 +18,8 @@ export interface PolicyVerdict {
   context?: Readonly<Record<string, string | number | boolean>>;
   /** What the caller is told of a denial, where it is more than that. */
   refusal?: ServiceError;
+  /** Undoes what the verdict has used up, where what it permits did not happen. */
+  giveBack?: () => Promise<void>;
 }
 
 /** A second opinion, asked only about what roles permit. */
@@ -26,6 +28,8 @@ export interface PolicyDecider {
     caller: Caller,
     action: AgentAction,
     resource: ResourceReference,
+    /** It was done before and is only told once more: it uses nothing up. */
+    isRepeated?: boolean,
   ): PolicyVerdict | Promise<PolicyVerdict>;
 }
 
@@ -46,6 +50,10 @@ export interface Errand {
   effect: 'read' | 'write';
   /** The work shows only what `caller.sees`. */
   narrows?: boolean;
+  /** Done before, under the same idempotency key: what it answered is told again. */
+  isRepeated?: boolean;
+  /** What the audit is told besides, whatever is decided. */
+  context?: AuditFact['context'];
   /** What the work does besides, decided before it as well. */
   also?: readonly AlsoNeeded[] | undefined;
 }
@@ -59,6 +67,8 @@ export interface AlsoNeeded {
 }
 
 export type Settled = (errand: Errand, result: AuditResult, durationMs: number) => void;
+
+type Permitted = Decision & Pick<PolicyVerdict, 'giveBack'>;
 
 const noObligations: readonly Obligation[] = [];
 
@@ -119,17 +129,25 @@ export class Door {
     const begunMs = this.#monotonicMs();
     const decided = this.#decide(caller, errand);
     const decision = decided instanceof Promise ? await decided : decided;
-    for (const { action, resource, byRoles } of errand.also ?? []) {
-      const more = { ...errand, action, resource, narrows: false, also: undefined };
-      await this.#decide(caller, more, byRoles);
-    }
-    if (errand.effect === 'write') {
-      await this.#record(caller, errand, 'started', 'started', decision);
+    const decisions: Permitted[] = [decision];
+    try {
+      for (const { action, resource, byRoles } of errand.also ?? []) {
+        const more = { ...errand, action, resource, narrows: false, also: undefined };
+        decisions.push(await this.#decide(caller, more, byRoles));
+      }
+      if (errand.effect === 'write') {
+        await this.#record(caller, errand, 'started', 'started', decision);
+      }
+    } catch (error) {
+      await giveBack(decisions);
+      throw error;
     }
     let answer: T;
     try {
       answer = await work(decision);
     } catch (error) {
+      // Of a failure nobody knows how far the work came.
+      if (resultOf(error) !== 'failed') await giveBack(decisions);
       await this.#record(caller, errand, 'outcome', resultOf(error), decision, error);
       this.#settle(errand, resultOf(error), begunMs);
       throw error;
@@ -144,7 +162,7 @@ export class Door {
     await this.#trail.record(fact);
   }
 
-  #decide(caller: Caller, errand: Errand, byRoles = false): Decision | Promise<Decision> {
+  #decide(caller: Caller, errand: Errand, byRoles = false): Permitted | Promise<Permitted> {
     const { action, resource } = errand;
     const locked = this.#lockout?.(caller.identity);
     if (locked !== undefined) {
@@ -162,7 +180,7 @@ export class Door {
     if (this.#decider === undefined || byRoles) {
       return { action, resource, decidedBy: [role], obligations: noObligations };
     }
-    const verdict = this.#decider.decide(caller, action, resource);
+    const verdict = this.#decider.decide(caller, action, resource, errand.isRepeated);
     const weigh = (given: PolicyVerdict) =>
       given.effect === 'permit'
         ? {
@@ -171,6 +189,7 @@ export class Door {
             decidedBy: [role, ...given.decidedBy],
             obligations: given.obligations,
             ...(given.context === undefined ? {} : { context: given.context }),
+            ...(given.giveBack === undefined ? {} : { giveBack: given.giveBack }),
           }
         : this.#deny(caller, errand, given.decidedBy, given.context, given.refusal);
     return verdict instanceof Promise ? verdict.then(weigh) : weigh(verdict);
@@ -194,7 +213,7 @@ export class Door {
       result: resultOf(denied),
       code: denied.code,
       decidedBy,
-      context,
+      context: merged(context, errand.context),
     });
     this.#settle(errand, resultOf(denied), this.#monotonicMs());
     throw denied;
@@ -220,7 +239,10 @@ export class Door {
       result,
       code: error === undefined ? undefined : codeOf(error),
       decidedBy: phase === 'started' || errand.effect === 'read' ? decision.decidedBy : undefined,
-      context: phase === 'started' || errand.effect === 'read' ? decision.context : undefined,
+      context:
+        phase === 'started' || errand.effect === 'read'
+          ? merged(decision.context, errand.context)
+          : undefined,
     });
   }
 
@@ -228,6 +250,16 @@ export class Door {
     const durationMs = this.#monotonicMs() - begunMs;
     for (const settled of this.#settled) settled(errand, result, durationMs);
   }
+}
+
+/** What cannot be given back stays used: the caller hears of what went wrong before. */
+async function giveBack(decisions: readonly Permitted[]): Promise<void> {
+  for (const decision of decisions) await decision.giveBack?.().catch(() => undefined);
+}
+
+/** What decided comes first: the audit cuts what is too much. */
+function merged(one: AuditFact['context'], two: AuditFact['context']): AuditFact['context'] {
+  return two === undefined ? one : { ...one, ...two };
 }
 
 function factOf(caller: Caller, errand: Errand) {

@@ -8,12 +8,15 @@ import type {
 } from '@keystead/contracts/agent-api/operation';
 import type { Caller, ResourceReference } from '../access/caller.ts';
 import type { AlsoNeeded } from '../access/door.ts';
+import type { AuditFact } from '../audit/audit-entry.ts';
 
 export interface AgentHandler {
   operation: AgentOperation;
   /** What the operation is about, from its checked input. */
   resource: (input: AgentInput<AgentOperation>) => ResourceReference;
   also: ((input: AgentInput<AgentOperation>) => readonly AlsoNeeded[]) | undefined;
+  /** What else the audit is told of the input: references and counts, never a value. */
+  context: ((input: AgentInput<AgentOperation>) => AuditFact['context']) | undefined;
   /** The answer, or a promise of it: what is at hand needs no waiting. */
   run: (caller: Caller, input: AgentInput<AgentOperation>, streams: HandlerStreams) => unknown;
 }
@@ -40,6 +43,7 @@ export function handler<O extends AgentOperation>(
   parts: {
     resource?: (input: AgentInput<O>) => ResourceReference;
     also?: (input: AgentInput<O>) => readonly AlsoNeeded[];
+    context?: (input: AgentInput<O>) => AuditFact['context'];
     run: (
       caller: Caller,
       input: AgentInput<O>,
@@ -51,6 +55,7 @@ export function handler<O extends AgentOperation>(
     operation,
     resource: (parts.resource ?? (() => ({}))) as AgentHandler['resource'],
     also: parts.also as AgentHandler['also'],
+    context: parts.context as AgentHandler['context'],
     run: parts.run as AgentHandler['run'],
   };
 }

@@ -166,7 +166,11 @@ class OperationRoute {
         // Who may not do it any more is not told either what it answered.
         const errand = this.#errand(this.#readInput(request));
         request.isAtDoor = true;
-        await this.#parts.door.perform(caller, { ...errand, effect: 'read' }, () => undefined);
+        await this.#parts.door.perform(
+          caller,
+          { ...errand, effect: 'read', isRepeated: true },
+          () => undefined,
+        );
         answer.headers['idempotency-replayed'] = 'true';
       }
       return this.#send(request, reply, answer);
@@ -266,6 +270,7 @@ class OperationRoute {
       effect: this.#operation.effect,
       narrows: this.#operation.narrows,
       also: this.#handler.also?.(input),
+      context: this.#handler.context?.(input),
     };
   }
 

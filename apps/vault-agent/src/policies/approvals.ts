@@ -81,11 +81,15 @@ export class Approvals {
         .where('expires_at_ms', '>', nowMs)
         .where('state', '!=', 'used')
         .orderBy('id', 'desc')
-        .limit(1);
+        .limit(policyLimits.approvalsPendingPerIdentity);
       if (this.#store.kind !== 'sqlite') query = query.forUpdate();
-      const known = await query.executeTakeFirst();
+      const rows = await query.execute();
       // What the policies ask for now counts, not what they asked for then.
-      if (known !== undefined && known.requirements === JSON.stringify(requirements)) {
+      const same = rows.filter((row) => row.requirements === JSON.stringify(requirements));
+      // One that was given back may be older than one that was asked for meanwhile.
+      const given = same[0]?.state === 'pending' && same.find(({ state }) => state === 'approved');
+      const known = given || same[0];
+      if (known !== undefined) {
         const { id, expires_at_ms: expiresAtMs } = known;
         if (known.state !== 'approved') {
           return { outcome: known.state === 'denied' ? 'denied' : 'pending', id, expiresAtMs };
@@ -117,6 +121,18 @@ export class Approvals {
       await queries.insertInto('approval').values(row).execute();
       return { outcome: 'pending', id: row.id, expiresAtMs: row.expires_at_ms };
     });
+  }
+
+  /** What it permitted did not happen: it may still be used, within its time. */
+  async giveBack(id: string): Promise<void> {
+    await this.#store.write((queries) =>
+      queries
+        .updateTable('approval')
+        .set({ state: 'approved' })
+        .where('id', '=', id)
+        .where('state', '=', 'used')
+        .execute(),
+    );
   }
 
   /** @throws ServiceError `not_found`, `conflict`, `permission_denied` */

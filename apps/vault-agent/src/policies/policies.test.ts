@@ -245,6 +245,67 @@ const needsApproval = {
 const pendingId = (answer: unknown) =>
   /apr_[0-9a-z]{26}/.exec((answer as ServiceError).detail ?? '')?.[0] ?? '';
 
+test('an approval is used by what happens alone, and a repetition needs none', async () => {
+  await hold(needsApproval);
+  const perform = (more: object, work: () => unknown = () => 'done') =>
+    door
+      .perform(
+        person('ann'),
+        {
+          action: 'secret.read-value',
+          operation: 'test',
+          resource: secret,
+          effect: 'write',
+          ...more,
+        },
+        work,
+      )
+      .catch((error: unknown) => error);
+  const id = pendingId(await perform({}));
+  for (const who of ['bob', 'cid']) {
+    await approvals.decide(person(who, ['security']), id, 'approve', '');
+  }
+  const state = async () => (await approvals.get(id)).state;
+  const fail = (code: ConstructorParameters<typeof ServiceError>[0]) => () => {
+    throw new ServiceError(code);
+  };
+  expect(await perform({}, fail('precondition_failed'))).toMatchObject({
+    code: 'precondition_failed',
+  });
+  expect(await state()).toBe('approved');
+  const also = [{ action: 'secret.create', resource: { namespace: 'elsewhere' } }];
+  expect(await perform({ also })).toMatchObject({ code: 'permission_denied' });
+  expect(await state()).toBe('approved');
+  let isBroken = true;
+  const broken = new Door({ permissionsOf: () => ({ permits: () => 'admin' }) } as never, {
+    record: async () => {
+      if (isBroken) throw new ServiceError('unavailable');
+    },
+  });
+  broken.decider = decider;
+  await expect(
+    broken.perform(
+      person('ann'),
+      { action: 'secret.read-value', operation: 'test', resource: secret, effect: 'write' },
+      () => 'done',
+    ),
+  ).rejects.toMatchObject({ code: 'unavailable' });
+  isBroken = false;
+  expect(await state()).toBe('approved');
+  // One that was asked for meanwhile does not hide the one that was given back.
+  expect(
+    await perform({}, async () => {
+      await perform({});
+      throw new ServiceError('conflict');
+    }),
+  ).toMatchObject({ code: 'conflict' });
+  expect(await perform({})).toBe('done');
+  expect(await state()).toBe('used');
+  expect(await perform({ effect: 'read', isRepeated: true })).toBe('done');
+  // Nobody knows how far a failure came.
+  expect(await perform({})).toMatchObject({ code: 'permission_denied' });
+});
+
 test('what needs approval waits for as many as the policy says, once, for its requester alone', async () => {
   await hold(needsApproval);
   const first = await ask(person('ann'));

@@ -34,7 +34,7 @@ import { Throttles } from './throttles.ts';
 export interface PolicyDeciderOptions {
   held: Pick<HeldPolicies, 'active' | 'previous' | 'staleness'>;
   facts: Pick<ResourceFactsReader, 'read'>;
-  approvals: Pick<Approvals, 'require'>;
+  approvals: Pick<Approvals, 'require' | 'giveBack'>;
   overrides: Pick<Overrides, 'active'>;
   clock: Pick<TrustedClock, 'read'>;
   vault: { id: string; name: string; tags?: readonly string[] };
@@ -92,9 +92,10 @@ export class PolicyDecider implements Decider {
     caller: Caller,
     action: AgentAction,
     resource: ResourceReference,
+    isRepeated = false,
   ): PolicyVerdict | Promise<PolicyVerdict> {
     try {
-      const verdict = this.#decide(caller, action, resource);
+      const verdict = this.#decide(caller, action, resource, isRepeated);
       return verdict instanceof Promise ? verdict.catch((error) => this.#fail(error)) : verdict;
     } catch (error) {
       return this.#fail(error);
@@ -120,6 +121,7 @@ export class PolicyDecider implements Decider {
     caller: Caller,
     action: AgentAction,
     resource: ResourceReference,
+    isRepeated: boolean,
   ): PolicyVerdict | Promise<PolicyVerdict> {
     const { held, overrides, facts } = this.#options;
     const override = overrides.active;
@@ -142,8 +144,8 @@ export class PolicyDecider implements Decider {
     const isKnown = !needsFacts(set.compiled);
     const known = isKnown ? namesOnly(resource) : facts.read(resource);
     return known instanceof Promise
-      ? known.then((given) => this.#weigh(caller, action, resource, given))
-      : this.#weigh(caller, action, resource, known);
+      ? known.then((given) => this.#weigh(caller, action, resource, given, isRepeated))
+      : this.#weigh(caller, action, resource, known, isRepeated);
   }
 
   async #decideDuty(
@@ -168,6 +170,7 @@ export class PolicyDecider implements Decider {
     action: AgentAction,
     resource: ResourceReference,
     facts: ResourceFacts,
+    isRepeated: boolean,
   ): PolicyVerdict | Promise<PolicyVerdict> {
     const { held, log } = this.#options;
     // Read again: the set may have changed while the facts were read.
@@ -195,7 +198,8 @@ export class PolicyDecider implements Decider {
       };
     }
     const requirements = decision.obligations.filter((each) => each.kind === 'require_approval');
-    if (requirements.length === 0) return permit(decision.policyIds, told);
+    // Those who agreed have agreed to it once, and it is not done again.
+    if (requirements.length === 0 || isRepeated) return permit(decision.policyIds, told);
     return this.#approve(caller, action, resource, decision, requirements, told);
   }
 
@@ -219,7 +223,12 @@ export class PolicyDecider implements Decider {
       })),
     );
     const { id, outcome } = permission;
-    if (outcome === 'granted') return permit(decision.policyIds, { ...told, approval: id });
+    if (outcome === 'granted') {
+      return {
+        ...permit(decision.policyIds, { ...told, approval: id }),
+        giveBack: () => this.#options.approvals.giveBack(id),
+      };
+    }
     const until = new Date(permission.expiresAtMs).toISOString();
     const wanted = requirements
       .map(({ approvers, count }) => `${count} of ${approvers.join(', ')}`)
