@@ -43,3 +43,16 @@ test('one customer’s IPv6 network counts as one address', () => {
   expect(networkOf('10.0.0.1')).toBe('10.0.0.1');
   expect(networkOf('not an address:')).toBe('not an address:');
 });
+
+test('passwords are counted by who tries them, and forgotten when one was right', () => {
+  const guard = new GuessGuard(() => 0);
+  for (let index = 0; index < accessLimits.freeGuesses; index += 1) {
+    expect(guard.guessedPassword('ann')).toBeUndefined();
+  }
+  guard.knewPassword('ann');
+  for (let index = 0; index < accessLimits.freeGuesses; index += 1) guard.guessedPassword('ann');
+  expect(guard.lockOfPassword('ann')).toBeUndefined();
+  expect(guard.guessedPassword('ann')?.isNew).toBe(true);
+  expect(guard.lockOfPassword('ann')).toBeDefined();
+  expect(guard.lockOfPassword('bob')).toBeUndefined();
+});

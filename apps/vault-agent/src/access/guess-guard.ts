@@ -49,6 +49,21 @@ export class GuessGuard {
     return this.#count(prefix, accessLimits.guessesPerKeyMax);
   }
 
+  /** How long somebody may not try passwords of something any more. */
+  lockOfPassword(tried: string): Lock | undefined {
+    return this.#lockOf(passwordName(tried));
+  }
+
+  /** A wrong password. @param tried whoever tries, and what it would open */
+  guessedPassword(tried: string): Lock | undefined {
+    return this.#count(passwordName(tried), accessLimits.freeGuesses);
+  }
+
+  /** Whoever knows a password has mistyped it before. */
+  knewPassword(tried: string): void {
+    this.#guessers.delete(passwordName(tried));
+  }
+
   knew(prefix: string, address: string): void {
     this.#knewKey.set(`${prefix} ${networkOf(address)}`, true);
   }
@@ -81,6 +96,8 @@ export class GuessGuard {
     return lock(lockedMs, guesser.guesses, true);
   }
 }
+
+const passwordName = (tried: string) => `password ${tried}`;
 
 const lock = (remainingMs: number, guesses: number, isNew: boolean): Lock => ({
   retryAfterSeconds: Math.max(1, Math.ceil(remainingMs / 1_000)),

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { formatIdentity, generateRecipient } from '@keystead/envelope/sealed-stream';
 import { afterAll, afterEach, beforeEach, expect, test } from 'vitest';
 import { recount } from '../store/recount.fixture.ts';
-import { plainNamespace, sqlitePlace, type TestPlace } from '../store/vault.fixture.ts';
+import { plainNamespace, sqlitePlace, type TestPlace, testCaller } from '../store/vault.fixture.ts';
 import { TokenVault } from '../tokens/token-vault.ts';
 import {
   caller,
@@ -565,7 +565,7 @@ test('records of the token vault come back under their own passwords, in another
   const run = await restoreFrom(rescued, id, { mode: 'full', contents: ['secrets', 'records'] });
   expect(run).toMatchObject({ state: 'succeeded', result: { records: 2, created: 3 } });
   const read = (token: string) =>
-    reader.readValue({ token, password } as never).then(({ value: text }) => text);
+    reader.readValue(testCaller(), { token, password } as never).then(({ value: text }) => text);
   expect(await read(first.token)).toBe('record-canary');
   expect(await read(second.token)).toBe('other-canary');
 

@@ -7,6 +7,9 @@ export const tokenVaultLimits = {
   // An expired token can be renewed for a day, restored for a month, and is gone then.
   markExpiredAfterMs: 24 * 3_600_000,
   deleteExpiredAfterMs: 30 * 24 * 3_600_000,
+  // Tokens that one entry of the audit names; it takes 20 texts of 256 characters, and the door needs some.
+  referencesInAText: 15,
+  referencesMax: 150,
 } as const;
 
 if (tokenVaultLimits.markExpiredAfterMs >= tokenVaultLimits.deleteExpiredAfterMs) {

@@ -2,6 +2,7 @@
  * The token vault of an agent: the vault store on the agent's own database, asked by callers that the
  * door has let in. Passwords come with a request and go with it; their keys stay five minutes.
  */
+import { hash } from 'node:crypto';
 import type { AgentInput } from '@keystead/contracts/agent-api/operation';
 import type * as records from '@keystead/contracts/agent-api/records';
 import type * as contract from '@keystead/contracts/agent-api/tokens';
@@ -11,7 +12,10 @@ import type { VaultRecord } from '@keystead/vault-store/record';
 import { type RecordQuery, recordQuery, type TimeRange } from '@keystead/vault-store/record-query';
 import type { VaultSchema } from '@keystead/vault-store/schema';
 import { openVault, type Vault } from '@keystead/vault-store/vault';
+import { InvalidPassword } from '@keystead/vault-store/vault-error';
 import type { Caller } from '../access/caller.ts';
+import { GuessGuard } from '../access/guess-guard.ts';
+import { identityText } from '../namespaces/namespace-change.ts';
 import type { AgentStore } from '../store/agent-store.ts';
 import { RekeyRuns } from './rekey-runs.ts';
 import { tokenProblem } from './token-problem.ts';
@@ -24,6 +28,8 @@ type ListQuery = AgentInput<typeof records.listRecords>['query'];
 export class TokenVault {
   readonly #vault: Vault;
   readonly #store: AgentStore;
+  /** Passwords of tokens, by who tries them: each guess costs an Argon2id. */
+  readonly #guard = new GuessGuard();
   readonly runs: RekeyRuns;
 
   private constructor(vault: Vault, store: AgentStore, onError: (error: unknown) => void) {
@@ -54,16 +60,18 @@ export class TokenVault {
     });
   }
 
-  readValue(body: AgentInput<typeof contract.readToken>['body']) {
-    return this.#ask(async ({ tokens }) => {
-      const { token, password, encoding } = body;
-      return shown(await tokens.readBytes(token, password), encoding);
-    });
+  readValue(caller: Caller, body: AgentInput<typeof contract.readToken>['body']) {
+    const { token, password, encoding } = body;
+    return this.#try(caller, token, async ({ tokens }) =>
+      shown(await tokens.readBytes(token, password), encoding),
+    );
   }
 
-  readValues(body: AgentInput<typeof contract.readTokens>['body']) {
+  readValues(caller: Caller, body: AgentInput<typeof contract.readTokens>['body']) {
     return this.#ask(async ({ tokens }) => {
+      this.#requireNoLock(caller, body.tokens);
       const { readings } = await tokens.readMany(body.tokens, body.password);
+      this.#learn(caller, readings);
       return {
         items: readings.map((reading) =>
           reading.status === 'found'
@@ -78,17 +86,17 @@ export class TokenVault {
     return this.#ask(async ({ tokens }) => ({ exists: await tokens.exists(token) }));
   }
 
-  update(body: AgentInput<typeof contract.updateToken>['body']) {
-    return this.#ask(async ({ tokens }) => {
-      const { token, value, encoding, password } = body;
+  update(caller: Caller, body: AgentInput<typeof contract.updateToken>['body']) {
+    const { token, value, encoding, password } = body;
+    return this.#try(caller, token, async ({ tokens }) => {
       await tokens.update(token, bytesOf(value, encoding), password);
       return {};
     });
   }
 
-  upsert(body: AgentInput<typeof contract.upsertToken>['body']) {
-    return this.#ask(async ({ tokens }) => {
-      const { token, value, encoding, password, data, expiresAt } = body;
+  upsert(caller: Caller, body: AgentInput<typeof contract.upsertToken>['body']) {
+    const { token, value, encoding, password, data, expiresAt } = body;
+    return this.#try(caller, token, async ({ tokens }) => {
       const outcome = await tokens.upsert(token, bytesOf(value, encoding), {
         password,
         ...(data === undefined ? {} : { data }),
@@ -105,10 +113,13 @@ export class TokenVault {
     });
   }
 
-  changePassword(body: AgentInput<typeof contract.changeTokenPasswords>['body']) {
-    return this.#ask(async ({ tokens }) => ({
-      items: await tokens.changePassword(body.tokens, body.oldPassword, body.newPassword),
-    }));
+  changePassword(caller: Caller, body: AgentInput<typeof contract.changeTokenPasswords>['body']) {
+    return this.#ask(async ({ tokens }) => {
+      this.#requireNoLock(caller, body.tokens);
+      const items = await tokens.changePassword(body.tokens, body.oldPassword, body.newPassword);
+      this.#learn(caller, items);
+      return { items };
+    });
   }
 
   softDelete(reference: { token: string } | { id: string }) {
@@ -235,6 +246,42 @@ export class TokenVault {
     await this.#vault.close();
   }
 
+  /** With a password that the caller gave for a token. @throws ServiceError `rate_limited` as well */
+  #try<T>(caller: Caller, token: string, work: (vault: Vault) => Promise<T>): Promise<T> {
+    return this.#ask(async (vault) => {
+      this.#requireNoLock(caller, [token]);
+      try {
+        const done = await work(vault);
+        this.#learn(caller, [{ token, status: 'found' }]);
+        return done;
+      } catch (error) {
+        if (error instanceof InvalidPassword) {
+          this.#learn(caller, [{ token, status: 'invalid_password' }]);
+        }
+        throw error;
+      }
+    });
+  }
+
+  #learn(caller: Caller, seen: readonly { token: string; status: string }[]): void {
+    const statuses = new Map(seen.map(({ token, status }) => [token, status]));
+    for (const [token, status] of statuses) {
+      if (status === 'invalid_password') this.#guard.guessedPassword(triedBy(caller, token));
+      if (status === 'found') this.#guard.knewPassword(triedBy(caller, token));
+    }
+  }
+
+  #requireNoLock(caller: Caller, tokens: readonly string[]): void {
+    for (const token of tokens) {
+      const lock = this.#guard.lockOfPassword(triedBy(caller, token));
+      if (lock === undefined) continue;
+      throw new ServiceError('rate_limited', {
+        detail: 'Too many passwords were tried for this token',
+        retryAfterSeconds: lock.retryAfterSeconds,
+      });
+    }
+  }
+
   /** @throws ServiceError for whatever the vault store says */
   async #ask<T>(work: (vault: Vault) => Promise<T>): Promise<T> {
     if (!this.#store.breaker.isAvailable) {
@@ -250,6 +297,10 @@ export class TokenVault {
     }
   }
 }
+
+/** The token by its hash, which has one length. */
+const triedBy = (caller: Caller, token: string) =>
+  `${hash('sha256', token, 'base64url')} ${identityText(caller.identity)}`;
 
 const sortColumns = {
   id: 'id',

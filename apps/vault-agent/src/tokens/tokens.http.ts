@@ -3,14 +3,31 @@ import * as records from '@keystead/contracts/agent-api/records';
 import * as contract from '@keystead/contracts/agent-api/tokens';
 import { type AgentHandler, handler } from '../http/handler.ts';
 import type { TokenVault } from './token-vault.ts';
+import { tokenVaultLimits } from './token-vault-limits.ts';
 
 /** A token opens nothing without its password, but its first letters are enough to tell it by. */
-const nameOf = (token: string) =>
-  `token:${createHash('sha256').update(token).digest('hex').slice(0, 16)}`;
+const referenceOf = (token: string) =>
+  createHash('sha256').update(token).digest('hex').slice(0, 16);
+const nameOf = (token: string) => `token:${referenceOf(token)}`;
 const about = ({ body }: { body: { token: string } }) => ({ other: nameOf(body.token) });
 const aboutSome = ({ body }: { body: { tokens: readonly string[] } }) => ({
   other: body.tokens.length === 1 ? nameOf(body.tokens[0] as string) : 'tokens',
 });
+/**
+ * Which tokens, in the audit: as many references as an entry has room for, and the hash of all of them,
+ * sorted, a line each, so that a list that somebody has can be compared.
+ */
+export const whichTokens = ({ body }: { body: { tokens: readonly string[] } }) => {
+  const references = [...new Set(body.tokens)].map(referenceOf).sort();
+  const all = createHash('sha256').update(references.join('\n')).digest('hex');
+  const context: Record<string, string | number> = { tokens: references.length, allTokens: all };
+  const { referencesInAText, referencesMax } = tokenVaultLimits;
+  const named = references.slice(0, referencesMax);
+  for (let at = 0; at < named.length; at += referencesInAText) {
+    context[`tokens${at + 1}`] = named.slice(at, at + referencesInAText).join(' ');
+  }
+  return context;
+};
 const aboutRecord = ({ params }: { params: { id: string } }) => ({ other: `record:${params.id}` });
 const aboutRun = ({ params }: { params: { id: string } }) => ({ other: `rekey:${params.id}` });
 
@@ -22,11 +39,12 @@ export function tokenHandlers(tokens: TokenVault): AgentHandler[] {
     }),
     handler(contract.readToken, {
       resource: about,
-      run: (_caller, { body }) => tokens.readValue(body),
+      run: (caller, { body }) => tokens.readValue(caller, body),
     }),
     handler(contract.readTokens, {
       resource: aboutSome,
-      run: (_caller, { body }) => tokens.readValues(body),
+      context: whichTokens,
+      run: (caller, { body }) => tokens.readValues(caller, body),
     }),
     handler(contract.tokenExists, {
       resource: about,
@@ -34,12 +52,12 @@ export function tokenHandlers(tokens: TokenVault): AgentHandler[] {
     }),
     handler(contract.updateToken, {
       resource: about,
-      run: (_caller, { body }) => tokens.update(body),
+      run: (caller, { body }) => tokens.update(caller, body),
     }),
     handler(contract.upsertToken, {
       resource: about,
       also: (input) => [{ action: 'token.create', resource: about(input) }],
-      run: (_caller, { body }) => tokens.upsert(body),
+      run: (caller, { body }) => tokens.upsert(caller, body),
     }),
     handler(contract.renewToken, {
       resource: about,
@@ -47,7 +65,8 @@ export function tokenHandlers(tokens: TokenVault): AgentHandler[] {
     }),
     handler(contract.changeTokenPasswords, {
       resource: aboutSome,
-      run: (_caller, { body }) => tokens.changePassword(body),
+      context: whichTokens,
+      run: (caller, { body }) => tokens.changePassword(caller, body),
     }),
     handler(contract.softDeleteToken, {
       resource: about,

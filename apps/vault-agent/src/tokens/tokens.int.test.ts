@@ -160,3 +160,17 @@ test('expired tokens are swept on demand', async () => {
   expect((await post('/sweep', { mode: 'hard' })).body).toEqual({ swept: 1 });
   expect((await post('/read-value', { token, password })).status).toBe(404);
 });
+
+test('who guesses the password of a token has to wait; others read it all the same', async () => {
+  const token = await create('guarded');
+  const key = await agent.keyFor(['admin']);
+  // Always the same, which costs one Argon2id.
+  const guess = () => post('/read-value', { token, password: 'a wrong password' }, { key });
+  const statuses: number[] = [];
+  for (let index = 0; index < 12; index += 1) statuses.push((await guess()).status);
+  expect(statuses.slice(0, 10)).toEqual(Array(10).fill(422));
+  expect(statuses).toContain(429);
+  const many = await post('/read-values', { tokens: [token], password }, { key });
+  expect(many).toMatchObject({ status: 429, body: { code: 'rate_limited' } });
+  expect((await post('/read-value', { token, password })).body.value).toBe('guarded');
+});
