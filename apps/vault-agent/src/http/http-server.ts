@@ -5,7 +5,7 @@
 import { randomBytes } from 'node:crypto';
 import type { IncomingMessage } from 'node:http';
 import type { Socket } from 'node:net';
-import type { SecureVersion } from 'node:tls';
+import type { SecureVersion, TLSSocket } from 'node:tls';
 import { ServiceError } from '@keystead/contracts/errors';
 import {
   asServiceError,
@@ -59,9 +59,13 @@ export class HttpServer {
   readonly app: FastifyInstance;
   readonly routes = new RouteTable();
   readonly #log: Logger;
+  /** Open connections that showed a certificate. */
+  readonly #certified = new Set<TLSSocket>();
+  #trust: string;
 
   constructor({ tls, bodyMaxBytes, log }: HttpServerOptions) {
     this.#log = log;
+    this.#trust = tls === undefined ? '' : trustOf(tls);
     const options = {
       logger: false as const,
       // What still arrives while we close is answered, with `Connection: close`.
@@ -99,6 +103,11 @@ export class HttpServer {
             },
           }) as unknown as FastifyInstance);
     this.app.server.maxConnections = httpLimits.connectionsMax;
+    this.app.server.on('secureConnection', (socket: TLSSocket) => {
+      if (!socket.authorized) return;
+      this.#certified.add(socket);
+      socket.once('close', () => this.#certified.delete(socket));
+    });
     this.#readBodiesAsBytes();
     this.#answerFaults();
     this.app.addHook('onRoute', ({ method, url }) => {
@@ -106,13 +115,21 @@ export class HttpServer {
     });
   }
 
-  /** Certificates that were renewed on the disk, for connections from now on. */
+  /**
+   * Certificates that were renewed on the disk, for connections from now on. Where the CA or its list of
+   * revoked ones is another, those that came by a certificate come again, to be asked anew.
+   */
   renewTls(tls: TlsFiles): void {
+    const trust = trustOf(tls);
+    const isOther = trust !== this.#trust;
+    this.#trust = trust;
     if ('setSecureContext' in this.app.server) {
       (this.app.server as unknown as { setSecureContext(options: object): void }).setSecureContext(
         secureContextOf(tls),
       );
     }
+    if (!isOther) return;
+    for (const socket of this.#certified) socket.destroy();
   }
 
   /** Answers the port in use. @throws PortTaken */
@@ -219,6 +236,11 @@ const statusOfClientError: Record<string, ConstructorParameters<typeof ServiceEr
 };
 
 // No request came out of these bytes, so there is no reply: the answer is written by hand.
+/** By whom certificates of clients are judged. */
+function trustOf({ clientCa, clientCrl }: TlsFiles): string {
+  return [clientCa, clientCrl].map((each) => each?.toString('base64') ?? '').join(' ');
+}
+
 function refuseUnreadable(error: Error & { code?: string }, socket: Socket): void {
   if (error.code === 'ECONNRESET' || socket.destroyed) return;
   const [code, details] = statusOfClientError[error.code ?? ''] ?? [
