@@ -62,6 +62,8 @@ interface Batched {
   versions: VersionArchiveRow[];
   /** Where an earlier batch took the secret itself: its id, or undefined where it was passed over. */
   begun?: { id: string | undefined; isWanted: boolean };
+  /** Of the secret that it replaces: what refers to that, like its rotation, goes on. */
+  keptId?: string;
 }
 
 /** A namespace while its secrets are taken. Without a change nothing is written. */
@@ -288,6 +290,7 @@ export class ArchiveImport {
       if (existing !== 'replace') continue;
       this.counts.replaced += 1;
       if (target.change !== undefined) await removeSecret(target.change, row);
+      batched.keptId = row.id;
       wanted.push(batched);
     }
     return wanted;
@@ -312,7 +315,7 @@ export class ArchiveImport {
   async #write(change: NamespaceChange, batch: Batched[]): Promise<string[]> {
     const taken = batch.map((batched) => ({
       ...batched,
-      id: batched.begun?.id ?? toId('secret', newUuid(change.nowMs)),
+      id: batched.begun?.id ?? batched.keptId ?? toId('secret', newUuid(change.nowMs)),
     }));
     const made = taken.filter(({ begun }) => begun === undefined);
     if (made.length > 0) await this.#writeSecrets(change, made);

@@ -183,8 +183,12 @@ test('the caller chooses what happens to secrets that are there: fail, skip or r
     skipped: 4,
   });
   expect(await read('db/password')).toBe('newer');
+  const idOf = async () => (await vault.secrets.get('app', 'db/password')).id;
+  const idBefore = await idOf();
   expect(await importInto('app', archive, { existing: 'replace' })).toMatchObject({ replaced: 5 });
   expect(await read('db/password')).toBe('three');
+  // What refers to the secret, like its rotation, goes on.
+  expect(await idOf()).toBe(idBefore);
   expect(await recount(vault)).toEqual([]);
 });
 
