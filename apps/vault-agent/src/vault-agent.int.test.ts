@@ -209,11 +209,14 @@ test('without a control plane it serves, queues, and then drains in order, each 
   await plane.until(() => second.output().includes('contact lost'));
   await plane.up();
   await plane.until(() => plane.count('contactRegained') === 1, 25_000);
-  const told = plane.heard.filter(({ sequence }) => sequence > 0).map(({ kind }) => kind);
+  // Heads of the audit come at times of their own.
+  const told = plane.heard
+    .filter(({ kind, sequence }) => sequence > 0 && kind !== 'auditHead')
+    .map(({ kind }) => kind);
   expect(told).toEqual(['booted', 'contactLost', 'booted', 'contactLost', 'contactRegained']);
   expect([...plane.events.values()].every((times) => times === 1)).toBe(true);
-  await plane.until(() => plane.events.size === 5);
-  expect((await health(second)).queue.waiting).toBe(0);
+  expect(plane.events.size).toBeGreaterThanOrEqual(5);
+  for (let waiting = 1; waiting > 0; ) ({ waiting } = (await health(second)).queue);
 });
 
 test('events without a receipt come again after a reconnect, as the same message', {
@@ -367,7 +370,7 @@ test('a command is carried out once, and only when the control plane signed it',
 });
 
 test('a set that arrives in many parts decides after a restart too, and one of another organization never', {
-  timeout: 30_000,
+  timeout: 120_000,
 }, async () => {
   await enroll();
   const first = run();
@@ -383,7 +386,8 @@ test('a set that arrives in many parts decides after a restart too, and one of a
     },
   });
   await plane.command(1, { $case: 'assignPolicySet', value: set });
-  await plane.until(() => plane.count('policySetReported') === 1);
+  // A thousand policies are parsed and checked before one of them decides.
+  await plane.until(() => plane.count('policySetReported') === 1, 60_000);
   expect(plane.count('policySetRequest')).toBe(Math.ceil(set.totalBytes / (48 * 1024)));
   await plane.command(2, {
     $case: 'assignPolicySet',
