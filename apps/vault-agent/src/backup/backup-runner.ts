@@ -358,7 +358,7 @@ export class BackupRunner {
     const failures = new Map<string, unknown>();
     for (const destination of this.#chosen(asked)) {
       try {
-        await destination.removeUnfinished(signal);
+        await destination.removeUnfinished(`keystead-${manifest.vaultId}-`, signal);
         await destination.put(backupFileName(manifest), file, signal);
         await step('put');
         await destination.put(manifestFileName(manifest), manifestFile, signal);

@@ -60,7 +60,7 @@ export function destinationSuite(name: string, make: () => Promise<DestinationSu
 
     test('before anything was put there, it is empty', async () => {
       expect(await destination.list(never)).toEqual([]);
-      await destination.removeUnfinished(never);
+      await destination.removeUnfinished('keystead-', never);
       await destination.remove('keystead-nothing.json', never);
       expect(await failure(destination.read('keystead-nothing.json', never))).toBe('not_found');
     });
@@ -118,7 +118,9 @@ export function destinationSuite(name: string, make: () => Promise<DestinationSu
       const names = (await destination.list(never)).map((each) => each.name);
       expect(names).not.toContain('keystead-torn.ksbackup');
       expect(await failure(destination.read('keystead-torn.ksbackup', never))).toBe('not_found');
-      await destination.removeUnfinished(never);
+      await destination.removeUnfinished('keystead-another-', never);
+      expect(await subject.unfinished()).toBe(1);
+      await destination.removeUnfinished('keystead-torn', never);
       expect(await subject.unfinished()).toBe(0);
       expect(await destination.list(never)).not.toEqual([]);
     });

@@ -26,8 +26,11 @@ export interface BackupDestination {
   /** Also where it is gone already. @throws DestinationError */
   remove(name: string, signal: AbortSignal): Promise<void>;
 
-  /** Removes what was begun and not finished; nobody may be putting meanwhile. @throws DestinationError */
-  removeUnfinished(signal: AbortSignal): Promise<void>;
+  /**
+   * Removes what was begun and not finished; nobody may be putting meanwhile.
+   * @param start of the names that are meant: other vaults may be putting theirs. @throws DestinationError
+   */
+  removeUnfinished(start: string, signal: AbortSignal): Promise<void>;
 
   close(): Promise<void>;
 }

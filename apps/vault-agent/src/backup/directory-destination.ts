@@ -78,10 +78,10 @@ export class DirectoryDestination implements BackupDestination {
     });
   }
 
-  async removeUnfinished(): Promise<void> {
+  async removeUnfinished(start: string): Promise<void> {
     await this.#explained(async () => {
       for (const { name } of await this.#entries()) {
-        if (!name.endsWith(unfinishedEnding)) continue;
+        if (!name.startsWith(start) || !name.endsWith(unfinishedEnding)) continue;
         if (!isBackupFileName(name.slice(0, -unfinishedEnding.length))) continue;
         await rm(join(this.#folder, name), { force: true });
       }

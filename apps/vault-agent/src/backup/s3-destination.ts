@@ -153,7 +153,7 @@ export class S3Destination implements BackupDestination {
     );
   }
 
-  async removeUnfinished(signal: AbortSignal): Promise<void> {
+  async removeUnfinished(start: string, signal: AbortSignal): Promise<void> {
     await this.#explained(async ({ sdk, client }) => {
       let marker: { KeyMarker?: string; UploadIdMarker?: string } | undefined = {};
       while (marker !== undefined) {
@@ -166,7 +166,8 @@ export class S3Destination implements BackupDestination {
           { abortSignal: signal },
         );
         for (const { Key = '', UploadId } of answer.Uploads ?? []) {
-          if (!isBackupFileName(Key.slice(this.#prefix.length))) continue;
+          const name = Key.slice(this.#prefix.length);
+          if (!name.startsWith(start) || !isBackupFileName(name)) continue;
           await client.send(
             new sdk.AbortMultipartUploadCommand({ Bucket: this.#options.bucket, Key, UploadId }),
             { abortSignal: signal },

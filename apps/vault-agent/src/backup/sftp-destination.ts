@@ -100,10 +100,10 @@ export class SftpDestination implements BackupDestination {
     );
   }
 
-  async removeUnfinished(signal: AbortSignal): Promise<void> {
+  async removeUnfinished(start: string, signal: AbortSignal): Promise<void> {
     await this.#connected(signal, async (sftp) => {
       for (const { filename } of await this.#entries(sftp)) {
-        if (!filename.endsWith(unfinishedEnding)) continue;
+        if (!filename.startsWith(start) || !filename.endsWith(unfinishedEnding)) continue;
         if (!isBackupFileName(filename.slice(0, -unfinishedEnding.length))) continue;
         await done((back) => sftp.unlink(this.#at(filename), back)).catch(unlessMissing);
       }
