@@ -83,11 +83,12 @@ export class BackupJournal {
     }
   }
 
-  async lastScheduledMs(): Promise<number | undefined> {
+  /** @param mostMs a time beyond it is of a clock that was wrong, and would end the schedule until then */
+  async lastScheduledMs(mostMs: number): Promise<number | undefined> {
     const row = await this.#store.db
       .selectFrom('backup_run')
       .select('scheduled_for_ms')
-      .where('scheduled_for_ms', 'is not', null)
+      .where('scheduled_for_ms', '<=', mostMs)
       .orderBy('scheduled_for_ms', 'desc')
       .executeTakeFirst();
     return row?.scheduled_for_ms ?? undefined;

@@ -29,7 +29,14 @@ import {
   manifestIdOf,
   parseManifest,
 } from './backup-manifest.ts';
-import { dueScheduled, expiredBackups, type Retention, retryPauseMs } from './backup-schedule.ts';
+import {
+  clockDifferenceMs,
+  dueScheduled,
+  expiredBackups,
+  plausibleGapMs,
+  type Retention,
+  retryPauseMs,
+} from './backup-schedule.ts';
 import { type BackedUpFiles, BackupSections } from './backup-sections.ts';
 import { type BackupDestination, DestinationError } from './destination.ts';
 import { readSmall } from './stored-backups.ts';
@@ -170,8 +177,12 @@ export class BackupRunner {
   async #turn(lease: Lease): Promise<void> {
     const { journal, settings, now } = this.#options;
     if (settings.schedule !== undefined) {
-      const lastMs = (await journal.lastScheduledMs()) ?? this.#scheduleSinceMs;
-      const dueMs = dueScheduled(settings.schedule, lastMs, now());
+      const nowMs = now();
+      // Also the clock that it began by may have been wrong.
+      this.#scheduleSinceMs = Math.min(this.#scheduleSinceMs, nowMs);
+      const lastMs =
+        (await journal.lastScheduledMs(nowMs + clockDifferenceMs)) ?? this.#scheduleSinceMs;
+      const dueMs = dueScheduled(settings.schedule, lastMs, nowMs);
       if (dueMs !== undefined) await journal.addScheduled(dueMs);
     }
     const row = await journal.nextWaiting();
@@ -394,7 +405,9 @@ export class BackupRunner {
       const manifest = parseManifest(await readSmall(destination, name, signal), name);
       if (manifest !== undefined) manifests.push(manifest);
     }
-    for (const expired of expiredBackups(manifests, settings.retention, now())) {
+    const nowMs = now();
+    const clock = { current: current.id, gapMs: plausibleGapMs(settings.schedule, nowMs) };
+    for (const expired of expiredBackups(manifests, settings.retention, nowMs, clock)) {
       await destination.remove(manifestFileName(expired), signal);
       names.delete(manifestFileName(expired));
     }

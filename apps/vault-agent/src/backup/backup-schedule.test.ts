@@ -4,6 +4,7 @@ import {
   dueScheduled,
   expiredBackups,
   nextScheduled,
+  plausibleGapMs,
   problemOfCron,
   retryPauseMs,
 } from './backup-schedule.ts';
@@ -100,4 +101,22 @@ test('the newest is kept whatever the rules, and nothing is both kept and droppe
       },
     ),
   );
+});
+
+test('a clock that was wrong costs no backup', () => {
+  const daily = Array.from({ length: 5 }, (_, index) => day(index));
+  const future = { createdAt: '2037-06-30T02:00:00.000Z' };
+  // Made by a clock ten years ahead, found by one that is right.
+  expect(expiredBackups([future, ...daily], { keepLast: 5 }, nowMs)).toEqual([]);
+  expect(expiredBackups([future, ...daily], { keepLast: 4 }, nowMs)).toEqual([daily[4]]);
+  // Just made, by a clock that is ten years ahead now.
+  const made = { id: 'made', ...future };
+  const gapMs = plausibleGapMs('0 2 * * *', nowMs);
+  expect(gapMs).toBe(3 * 86_400_000);
+  const stored = [made, ...daily.map((each, index) => ({ id: String(index), ...each }))];
+  const clock = { current: 'made', gapMs };
+  for (const retention of [{ keepLast: 1 }, { keepDays: 30 }]) {
+    expect(expiredBackups(stored, retention, at(future.createdAt), clock)).toEqual([]);
+    expect(expiredBackups(stored, retention, at(future.createdAt))).not.toEqual([]);
+  }
 });

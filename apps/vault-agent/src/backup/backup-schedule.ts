@@ -59,17 +59,43 @@ export interface Retention {
 
 const dayMs = 86_400_000;
 
+/** How far the clocks of agents may differ: what lies further ahead is of a clock that was wrong. */
+export const clockDifferenceMs = 3_600_000;
+
+/**
+ * How far apart two backups may be before the clock is doubted: two periods of the schedule and a day.
+ * Without a schedule, a month.
+ */
+export function plausibleGapMs(pattern: string | undefined, nowMs: number): number {
+  const next = pattern === undefined ? undefined : nextScheduled(pattern, nowMs);
+  const second =
+    pattern === undefined || next === undefined ? undefined : nextScheduled(pattern, next);
+  if (next === undefined || second === undefined) return 31 * dayMs;
+  return 2 * (second - next) + dayMs;
+}
+
 /**
  * Which backups may go. What any rule keeps is kept; the newest is kept always; without a rule all are.
+ * Backups of the future are of a clock that was wrong: they are kept, and take no other's place. Where
+ * the one before this moment's is further away than is plausible, it may be this clock that is wrong:
+ * nothing goes.
+ * @param current the `id` of the one just made, which says nothing of the clock
  */
-export function expiredBackups<B extends { createdAt: string }>(
+export function expiredBackups<B extends { id?: string; createdAt: string }>(
   backups: readonly B[],
   retention: Retention,
   nowMs: number,
+  { current, gapMs }: { current?: string; gapMs?: number } = {},
 ): B[] {
   const rules = Object.values(retention).filter((value) => value !== undefined);
   if (rules.length === 0) return [];
-  const newestFirst = [...backups].sort((one, other) => (one.createdAt < other.createdAt ? 1 : -1));
+  const newestFirst = backups
+    .filter(({ createdAt }) => Date.parse(createdAt) <= nowMs + clockDifferenceMs)
+    .sort((one, other) => (one.createdAt < other.createdAt ? 1 : -1));
+  const before = newestFirst.find(({ id }) => id === undefined || id !== current);
+  if (gapMs !== undefined && before !== undefined) {
+    if (nowMs - Date.parse(before.createdAt) > gapMs) return [];
+  }
   const kept = new Set<B>(newestFirst.slice(0, Math.max(1, retention.keepLast ?? 0)));
   const sinceMs = nowMs - (retention.keepDays ?? 0) * dayMs;
   for (const backup of newestFirst) {
