@@ -173,6 +173,12 @@ describe('lists', () => {
     );
     expect(lists.length).toBeGreaterThan(10);
     type Page = { items: { id: string }[]; nextCursor: string | null };
+    // NATS has just been away: every service that answers a list is back first.
+    for (const { path } of lists) {
+      await expect
+        .poll(() => north.api.get(path).then(() => 'there', String), { timeout: 30_000 })
+        .toBe('there');
+    }
     for (const { path, sorts } of lists) {
       for (const sort of new Set(sorts.flatMap((each) => [each, `-${each}`.replace('--', '')]))) {
         const whole = await north.api.get<Page>(`${path}?limit=200&sort=${sort}`);
