@@ -216,7 +216,7 @@ test('without a control plane it serves, queues, and then drains in order, each 
   expect(told).toEqual(['booted', 'contactLost', 'booted', 'contactLost', 'contactRegained']);
   expect([...plane.events.values()].every((times) => times === 1)).toBe(true);
   expect(plane.events.size).toBeGreaterThanOrEqual(5);
-  for (let waiting = 1; waiting > 0; ) ({ waiting } = (await health(second)).queue);
+  await expect.poll(async () => (await health(second)).queue.waiting, { timeout: 10_000 }).toBe(0);
 });
 
 test('events without a receipt come again after a reconnect, as the same message', {

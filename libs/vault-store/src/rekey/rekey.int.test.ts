@@ -198,6 +198,7 @@ describe.each(sqlKinds)('on %s', (kind) => {
     // Records come in the order of their creation, which hundred at once make among themselves.
     expect(first.matched).toBeGreaterThan(0);
     expect(first.examined).toBeGreaterThanOrEqual(96);
+    expect(first.matched + first.otherPassword).toBe(first.examined);
     expect(first.matched).toBeLessThan(200);
     const between = await census(vault, [one, two, three]);
     expect(between.get(three)).toBe(first.matched);
