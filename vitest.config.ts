@@ -15,6 +15,13 @@ const ignored = ['**/node_modules/**', '**/dist/**', '**/generated/**'];
 const isProof = process.env.KEYSTEAD_PROVE === 'full';
 const atMost = (ms: number) => (isProof ? 4 * 3_600_000 : ms);
 
+const alone = `${sources}/**/faults.e2e.test.ts`;
+const endToEnd = {
+  globalSetup: ['libs/test-control-plane/src/vitest-setup.ts'],
+  testTimeout: atMost(240_000),
+  hookTimeout: 240_000,
+};
+
 export default defineConfig({
   ...shared,
   test: {
@@ -44,14 +51,25 @@ export default defineConfig({
       {
         ...shared,
         test: {
+          ...endToEnd,
           name: 'e2e',
           include: [`${sources}/**/*.e2e.test.ts`],
+          exclude: [...ignored, alone],
+          // Each file boots seven services and then waits for a silence most of its time.
+          maxWorkers: 2,
+          sequence: { groupOrder: 1 },
+        },
+      },
+      {
+        ...shared,
+        test: {
+          ...endToEnd,
+          name: 'e2e-alone',
+          include: [alone],
           exclude: ignored,
-          globalSetup: ['libs/test-control-plane/src/vitest-setup.ts'],
-          testTimeout: atMost(240_000),
-          hookTimeout: 240_000,
-          // Each file boots seven services: two at once would make the clock lie on two cores.
+          // Load and kills at once: beside another installation the clock would lie on two cores.
           fileParallelism: false,
+          sequence: { groupOrder: 2 },
         },
       },
     ],

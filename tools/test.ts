@@ -16,7 +16,7 @@ if (filters.length > 0) {
   const isBuilt = await checkWithoutServers(tally);
   await tally.tests('Integration tests, with PostgreSQL, Redis and NATS', ['--project', 'int']);
   if (isBuilt) {
-    await tally.tests('End-to-end tests, with the built processes', ['--project', 'e2e']);
+    await tally.tests('End-to-end tests, with the built processes', ['--project', 'e2e*']);
   } else {
     complain('There is no build of this code, so the end-to-end tests did not run.');
   }

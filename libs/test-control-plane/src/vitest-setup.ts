@@ -32,7 +32,7 @@ const place = Symbol.for('keystead.test-servers');
 const holder = globalThis as unknown as Record<symbol, Promise<Shared> | undefined>;
 
 export default async function setup(project: TestProject): Promise<() => Promise<void>> {
-  if (project.name === 'e2e') await compile();
+  if (project.name.startsWith('e2e')) await compile();
   holder[place] ??= start();
   const shared = await holder[place];
   shared.users += 1;
