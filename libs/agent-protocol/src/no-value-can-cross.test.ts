@@ -47,6 +47,8 @@ const textFields: Record<string, string> = {
   'RotationReported.namespace_ref': 'a keyed hash of 32 bytes',
   'RotationReported.secret_ref': 'a keyed hash of 32 bytes',
   'SecurityNotice.identity_ref': 'a keyed hash of 32 bytes',
+  'ReplayReported.replay_id': '16 bytes that the control plane chose',
+  'ReplayDifference.decision_ref': 'a keyed hash of 32 bytes',
   'RenewalRequest.certificate_request': 'PKCS #10; only its public key is read',
   'ControlMessage.version': 'the one protocol version',
   'ControlMessage.vault_id': 'an id',
@@ -58,6 +60,7 @@ const textFields: Record<string, string> = {
   'Command.signer_issuer': 'a certificate',
   'AssignPolicySet.signature': 'verified',
   'AssignPolicySet.signer_chain': 'certificates',
+  'ReplayDecisions.replay_id': '16 bytes that the control plane chose',
   'PolicySetChunk.content': 'policies, on their way to the agent',
 };
 
