@@ -148,6 +148,7 @@ async function link(order: LinkServerOrder): Promise<void> {
       return agents.map(({ held }) => ({
         assigned: set && isAssigned ? set.held : null,
         command: set && isAssigned && held?.digest !== set.held.digest ? set.command : null,
+        commands: [],
       }));
     },
     policySetPart: async ({ offset }) => {

@@ -93,6 +93,10 @@ export class AgentHalf {
     this.#link?.lookAtPolicies(organizationId);
   }
 
+  lookAtAgent(organizationId: string, agentId: string): void {
+    this.#link?.lookAtAgent(organizationId, agentId);
+  }
+
   /** Tells monitoring that the silence to come is ours, sends the agents away, and closes. */
   async stop(): Promise<void> {
     this.#stopped = true;

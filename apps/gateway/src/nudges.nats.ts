@@ -33,4 +33,10 @@ export class PolicySetNudges {
   look(@Payload() organizationId: unknown) {
     this.agents.lookAtPolicies(String(organizationId));
   }
+
+  @OnNudge('agentCommands', true)
+  lookAtAgent(@Payload() payload: unknown) {
+    const [organizationId = '', agentId = ''] = String(payload).split('/');
+    this.agents.lookAtAgent(organizationId, agentId);
+  }
 }

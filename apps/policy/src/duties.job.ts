@@ -3,6 +3,7 @@ import { limits } from '@keystead/contracts/limits';
 import { OnNudge } from '@keystead/messaging/bus-handlers';
 import { Jobs } from '@keystead/messaging/jobs';
 import { Controller, Inject, type OnApplicationBootstrap } from '@nestjs/common';
+import { AgentCommands } from './deliveries/agent-commands.ts';
 import { AgentReports } from './deliveries/agent-reports.ts';
 import { RolloutRunner } from './rollouts/rollout-runner.ts';
 import { StandingRollouts } from './rollouts/standing-rollouts.ts';
@@ -16,6 +17,7 @@ export class Duties implements OnApplicationBootstrap {
     @Inject(AgentReports) private readonly reports: AgentReports,
     @Inject(RolloutRunner) private readonly rollouts: RolloutRunner,
     @Inject(StandingRollouts) private readonly standing: StandingRollouts,
+    @Inject(AgentCommands) private readonly commands: AgentCommands,
   ) {}
 
   onApplicationBootstrap(): void {
@@ -28,6 +30,11 @@ export class Duties implements OnApplicationBootstrap {
       name: 'rollouts',
       periodMs: limits.rolloutStepPeriodMs,
       work: async () => void (await this.rollouts.run()),
+    });
+    this.jobs.every({
+      name: 'agent-commands',
+      periodMs: 5_000,
+      work: () => this.commands.look(),
     });
     this.jobs.every({
       name: 'standing-rollouts',

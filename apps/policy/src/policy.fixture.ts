@@ -22,6 +22,7 @@ import { Database } from '@keystead/database/database';
 import type { Bus } from '@keystead/messaging/bus';
 import { createTestDatabase, type TestDatabase } from '@keystead/test-control-plane/test-database';
 import { Assignments } from './assignments/assignments.ts';
+import { AgentCommands } from './deliveries/agent-commands.ts';
 import { AgentPolicies } from './deliveries/agent-policies.ts';
 import { AgentReports } from './deliveries/agent-reports.ts';
 import { Deliveries } from './deliveries/deliveries.ts';
@@ -59,6 +60,7 @@ export class PolicyWorld {
   readonly assignments: Assignments;
   readonly deliveries: Deliveries;
   readonly reports: AgentReports;
+  readonly commands: AgentCommands;
   readonly agentPolicies: AgentPolicies;
   readonly rollouts: Rollouts;
   readonly runner: RolloutRunner;
@@ -88,6 +90,7 @@ export class PolicyWorld {
     this.assignments = new Assignments(this.work, this.bus);
     this.deliveries = new Deliveries(this.database, new CommandSigner(this.bus), this.bus);
     this.reports = new AgentReports(this.database, this.bus);
+    this.commands = new AgentCommands(this.database, this.bus);
     this.standing = new StandingRollouts(this.database, this.bus);
     this.simulations = new Simulations(this.work);
     this.agentPolicies = new AgentPolicies(this.work);

@@ -5,6 +5,7 @@ import { MessagingModule } from '@keystead/service-runtime/messaging.module';
 import { type DynamicModule, type INestMicroservice, Module } from '@nestjs/common';
 import { Assignments } from './assignments/assignments.ts';
 import type { Config } from './config.ts';
+import { AgentCommands } from './deliveries/agent-commands.ts';
 import { AgentPolicies } from './deliveries/agent-policies.ts';
 import { AgentReports } from './deliveries/agent-reports.ts';
 import { DeliveriesBus } from './deliveries/deliveries.nats.ts';
@@ -39,6 +40,7 @@ export class PolicyModule {
       ],
       controllers: [PoliciesBus, PolicySetsBus, DeliveriesBus, RolloutsBus, Duties],
       providers: [
+        AgentCommands,
         AgentPolicies,
         AgentReports,
         Assignments,

@@ -56,6 +56,15 @@ import type { HeldPolicies } from './policies/held-policies.ts';
 import { PolicyDownload } from './policies/policy-download.ts';
 
 type Content = NonNullable<AgentPayload['content']>;
+type Action = NonNullable<Command['action']>;
+
+/**
+ * What carries a command out, by what it asks for; the answer follows when it has. A command comes again
+ * until the control plane has heard what became of it, so each is safe to be carried out twice.
+ */
+export type CommandHandlers = {
+  [Case in Action['$case']]?: (action: Extract<Action, { $case: Case }>) => Promise<CommandOutcome>;
+};
 
 /** What the local health page says about the control plane. */
 export type LinkState =
@@ -78,6 +87,8 @@ export interface ControlLinkOptions {
   host: HostFacts;
   gauges: ProcessGauges;
   policies: HeldPolicies;
+  /** What the vault can be told to do besides. */
+  handlers?: CommandHandlers;
   log: Logger;
   startedAtUnixMs: number;
   firstIntervalMs: number;
@@ -414,7 +425,7 @@ export class ControlLink {
         this.#log.warn({ reason: content.value.reason }, 'the renewal was not granted');
         return;
       case 'command':
-        this.#command(session, content.value, bytes);
+        this.#command(session, content.value, message.vaultId, bytes);
         return;
       case 'policySetChunk':
         this.#arrived(session, content.value);
@@ -630,8 +641,11 @@ export class ControlLink {
 
   // Commands
 
-  #command(session: Session, command: Command, bytes: Buffer): void {
-    const outcome = this.#carryOut(session, command, bytes);
+  #command(session: Session, command: Command, vaultId: string, bytes: Buffer): void {
+    const isForUs = vaultId === this.#options.vaultId;
+    const outcome = isForUs
+      ? this.#carryOut(session, command, bytes)
+      : this.#refuseCommand(command, "another vault's");
     // A set that has to be fetched is answered when it decides, or when it does not.
     if (outcome !== undefined) this.#answerCommand(session, command.number, outcome);
   }
@@ -645,10 +659,8 @@ export class ControlLink {
 
   #carryOut(session: Session, command: Command, bytes: Buffer): CommandOutcome | undefined {
     const { queue } = this.#options;
-    if (!this.#isOurs(session, command, bytes) || command.number <= queue.lastCommand) {
-      this.#log.warn({ number: command.number }, 'a command was refused');
-      return CommandOutcome.REFUSED;
-    }
+    if (!this.#isOurs(session, command, bytes)) return this.#refuseCommand(command, 'not signed');
+    if (command.number <= queue.lastCommand) return this.#refuseCommand(command, 'an old one');
     let outcome: CommandOutcome | undefined = CommandOutcome.DONE;
     switch (command.action?.$case) {
       case 'assignPolicySet':
@@ -657,15 +669,35 @@ export class ControlLink {
       case 'renewCertificate':
         this.#renewalDueUnixMs = 0;
         break;
-      default:
-        return CommandOutcome.UNSUPPORTED;
+      default: {
+        const handled = this.#handle(command);
+        if (handled === undefined) return CommandOutcome.UNSUPPORTED;
+        outcome = undefined;
+        void handled.then((done) => this.#answerCommand(session, command.number, done));
+      }
     }
     queue.lastCommand = command.number;
     this.#log.info(
-      { number: command.number, action: command.action.$case },
+      { number: command.number, action: command.action?.$case },
       'a command was accepted',
     );
     return outcome;
+  }
+
+  #refuseCommand({ number }: Command, reason: string): CommandOutcome {
+    this.#log.warn({ number, reason }, 'a command was refused');
+    return CommandOutcome.REFUSED;
+  }
+
+  /** Undefined where this agent has no word for it. */
+  #handle({ action }: Command): Promise<CommandOutcome> | undefined {
+    const handler = action && this.#options.handlers?.[action.$case];
+    if (handler === undefined) return undefined;
+    const carryOut = handler as (given: Action) => Promise<CommandOutcome>;
+    return carryOut(action as Action).catch((error: unknown) => {
+      this.#log.error({ err: error, action: action?.$case }, 'a command could not be carried out');
+      return CommandOutcome.FAILED;
+    });
   }
 
   // Policy sets

@@ -308,6 +308,8 @@ export const deliverPolicies = internalCall('policy', 'deliver', {
         assigned: heldPolicySet.nullable(),
         /** A signed message for the agent, base64; null where there is nothing to tell. */
         command: z.string().nullable(),
+        /** Further ones, in the order of their numbers: what the agent is told to do besides. */
+        commands: z.array(z.string()),
       }),
     ),
   }),

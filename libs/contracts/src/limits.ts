@@ -134,6 +134,9 @@ export const limits = {
   // What one answer or one bus message carries of a set.
   policySetPartBytes: 512 * 1024,
   policySetAgentsPerCall: 500,
+  // Together with the sets that agents are told of it stays below what the bus carries.
+  agentCommandsPerCall: 100,
+  agentCommandsPerLook: 1_000,
   staleAfterMinSeconds: 60,
   staleAfterMaxSeconds: 366 * 24 * 3_600,
   organizationSignerTtlSeconds: 365 * 24 * 3_600,

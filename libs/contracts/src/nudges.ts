@@ -41,6 +41,12 @@ export const nudges = {
     publishers: ['policy'],
     listeners: ['gateway'],
   },
+  /** An agent is to be told something; the payload is the uuids of organization and agent, with a slash. */
+  agentCommands: {
+    subject: 'nudge.agent-commands',
+    publishers: ['policy'],
+    listeners: ['gateway'],
+  },
   /** Reports about policy sets wait for the policy service. */
   policyReports: {
     subject: 'nudge.policy-reports',

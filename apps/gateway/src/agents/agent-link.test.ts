@@ -566,6 +566,7 @@ function assign(set: { content: Buffer; number: number; digest: string }): void 
   backend.delivering = ({ held }) => ({
     assigned: { number: set.number, digest: set.digest },
     command: held?.digest === set.digest ? null : command,
+    commands: [],
   });
 }
 

@@ -101,6 +101,10 @@ export class AgentLink {
     this.#sessions.lookAtPolicies(organizationId);
   }
 
+  lookAtAgent(organizationId: string, agentId: string): void {
+    this.#sessions.lookAtAgent(organizationId, agentId);
+  }
+
   /** A revocation that came by another way than the poll. */
   revoke(revocation: Revocation): void {
     this.#sessions.revoke(revocation);

@@ -222,6 +222,14 @@ export class AgentSessions {
     this.#policies.flush();
   }
 
+  /** One agent is to be told something, if it is here. Both are uuids. */
+  lookAtAgent(organizationId: string, agentId: string): void {
+    const session = this.#byAgent.get(agentId);
+    if (session?.identity.organizationId !== organizationId) return;
+    this.#policies.mark(session);
+    this.#policies.flush();
+  }
+
   /** Ends the session of a revoked certificate, also of one that is just being admitted. */
   revoke(revocation: Revocation): void {
     this.#revocations.learn(revocation);

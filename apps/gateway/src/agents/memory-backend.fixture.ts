@@ -33,6 +33,7 @@ export class MemoryBackend implements AgentBackend {
   delivering: (agent: DeliverInput[number]) => DeliverResult = () => ({
     assigned: null,
     command: null,
+    commands: [],
   });
   partBytes = 100_000;
   partsRead = 0;

@@ -130,9 +130,11 @@ export class PolicyPush {
         const result = results[index];
         if (result === undefined) continue;
         session.assigned = result.assigned;
-        if (result.command === null) continue;
-        this.#options.counters.policyCommandsSent += 1;
-        session.forward(Buffer.from(result.command, 'base64'));
+        for (const command of [result.command, ...result.commands]) {
+          if (command === null) continue;
+          this.#options.counters.policyCommandsSent += 1;
+          session.forward(Buffer.from(command, 'base64'));
+        }
       }
     } catch (error) {
       this.#options.counters.policyCallsFailed += 1;

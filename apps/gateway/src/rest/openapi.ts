@@ -4,44 +4,40 @@
  */
 import * as analytics from '@keystead/contracts/analytics';
 import * as auth from '@keystead/contracts/auth';
-import { type ErrorCode, errorCodes, problem } from '@keystead/contracts/errors';
+import {
+  type Answers,
+  answerOf,
+  answerSchemas,
+  answersEtag,
+  componentsOf,
+  inOrder,
+  type Json,
+  jsonRequestBody,
+  pathParameters,
+  pathsOf,
+  problemAnswers,
+  queryParameters,
+  reference,
+  sharedHeaders,
+  sharedParameters,
+} from '@keystead/contracts/http/openapi-parts';
 import { limits } from '@keystead/contracts/limits';
 import * as monitoring from '@keystead/contracts/monitoring';
 import * as notification from '@keystead/contracts/notification';
 import type { Operation } from '@keystead/contracts/operation';
 import * as policy from '@keystead/contracts/policy';
 import * as registry from '@keystead/contracts/registry';
-import { z } from 'zod';
 import { publicOperations, streamEvents } from './public-operations.ts';
 
-export interface JsonSchema {
-  [key: string]: unknown;
-}
-type Json = Record<string, unknown>;
-
 const version = '1.0.0';
-const models = '#/components/schemas/';
-
-/** In an order of their own, so that the document is the same wherever it is made. */
-const described = publicOperations.toSorted((one, other) =>
-  `${one.path} ${one.method}` < `${other.path} ${other.method}` ? -1 : 1,
-);
-
-/** Schemas that contracts export by a name keep it, and are referred to. */
-const named = [auth, registry, monitoring, policy, analytics, notification]
-  .flatMap((contract) => Object.entries(contract as Record<string, unknown>))
-  .filter((entry): entry is [string, z.ZodObject] => entry[1] instanceof z.ZodObject)
-  .toSorted(([one], [other]) => (one < other ? -1 : 1));
+const described = inOrder(publicOperations);
+const contracts = [auth, registry, monitoring, policy, analytics, notification];
 
 export function openApiDocument(): Json {
-  const answers = answerSchemas();
-  const paths: Record<string, Json> = {};
-  for (const operation of described) {
-    paths[operation.path] ??= {};
-    Object.assign(paths[operation.path] as Json, {
-      [operation.method.toLowerCase()]: describe(operation, answers),
-    });
-  }
+  const answers = answerSchemas(
+    contracts,
+    described.filter((operation) => operation.status !== 204 && operation !== streamEvents),
+  );
   return {
     openapi: '3.1.0',
     info: {
@@ -53,8 +49,8 @@ export function openApiDocument(): Json {
     },
     servers: [{ url: '/' }],
     tags: [...new Set(described.map(({ tag }) => tag))].map((name) => ({ name })),
-    paths,
-    components: {
+    paths: pathsOf(described, (operation) => describe(operation, answers)),
+    components: componentsOf({
       securitySchemes: {
         session: {
           type: 'http',
@@ -71,68 +67,16 @@ export function openApiDocument(): Json {
       },
       parameters,
       headers,
-      responses: Object.fromEntries(
-        [...problemStatuses].map(([status, codes]) => [
-          `Problem${status}`,
-          problemOf(status, codes),
-        ]),
-      ),
-      schemas: { Problem: jsonSchema(problem, 'output'), ...answers.models },
-    },
+      schemas: answers.models,
+      requestId: '01a1fce8-d326-7aef-8163-e5e71c965eda',
+    }),
   };
 }
 
-interface Answers {
-  models: Record<string, JsonSchema>;
-  of: Map<Operation, JsonSchema>;
-}
-
-/** Converted together, so that what they share becomes a reference. */
-function answerSchemas(): Answers {
-  const shared = z.registry<{ id: string }>();
-  const names = new Map<z.ZodType, string>();
-  const add = (schema: z.ZodType, name: string) => {
-    if (names.has(schema)) return;
-    names.set(schema, name);
-    shared.add(schema, { id: name });
-  };
-  for (const [name, schema] of named) add(schema, pascalCase(name));
-  const answering = described.filter(({ status }) => status !== 204);
-  for (const operation of answering) {
-    if (operation !== streamEvents) add(operation.output, `${pascalCase(operation.id)}Answer`);
-  }
-  const { schemas } = z.toJSONSchema(shared, {
-    io: 'output',
-    uri: (id) => `${models}${id}`,
-    override: (context) => {
-      tidy(context);
-      // An answer may gain fields; who reads it passes over what it does not know.
-      if (context.jsonSchema.additionalProperties === false) {
-        delete context.jsonSchema.additionalProperties;
-      }
-    },
-  });
-  const of = new Map<Operation, JsonSchema>();
-  for (const operation of answering) {
-    const name = names.get(operation.output);
-    if (name) of.set(operation, { $ref: `${models}${name}` });
-  }
-  return {
-    models: Object.fromEntries(
-      Object.entries(schemas).map(([name, schema]) => [name, withoutIdentity(schema)]),
-    ),
-    of,
-  };
-}
-
-function describe(operation: Operation, answers: Answers): Json {
+function describe(operation: Operation, answers: Answers<Operation>): Json {
   const { id, permission } = operation;
   const isStream = operation === streamEvents;
-  const body = jsonSchema(operation.body, 'input');
-  const hasBody =
-    Object.keys((body.properties as Json | undefined) ?? {}).length > 0 ||
-    'anyOf' in body ||
-    'oneOf' in body;
+  const body = jsonRequestBody(operation);
   const isWrite = operation.method !== 'GET';
   return {
     operationId: id,
@@ -154,32 +98,19 @@ function describe(operation: Operation, answers: Answers): Json {
       ...(isStream ? [reference('parameters', 'LastEventId')] : []),
       reference('parameters', 'RequestId'),
     ],
-    ...(hasBody
-      ? {
-          requestBody: {
-            required: needsBody(body),
-            content: { 'application/json': { schema: body } },
-          },
-        }
-      : {}),
+    ...(body ? { requestBody: body } : {}),
     responses: {
       [operation.status]: isStream ? streamAnswer() : answer(operation, answers),
-      ...Object.fromEntries(
-        problemsOf(operation, hasBody).map((status) => [
-          status,
-          reference('responses', `Problem${status}`),
-        ]),
-      ),
+      ...problemAnswers(problemsOf(operation, body !== undefined)),
     },
   };
 }
 
-function answer(operation: Operation, answers: Answers): Json {
+function answer(operation: Operation, answers: Answers<Operation>): Json {
   const schema = answers.of.get(operation);
-  return {
-    description: operation.status === 204 ? 'Done' : operation.summary,
-    headers: {
-      'X-Request-Id': reference('headers', 'RequestId'),
+  return answerOf(
+    operation,
+    {
       RateLimit: reference('headers', 'RateLimit'),
       'RateLimit-Policy': reference('headers', 'RateLimitPolicy'),
       ...(schema && answersEtag(operation) ? { ETag: reference('headers', 'ETag') } : {}),
@@ -187,8 +118,8 @@ function answer(operation: Operation, answers: Answers): Json {
         ? { Location: reference('headers', 'Location') }
         : {}),
     },
-    ...(schema ? { content: { 'application/json': { schema } } } : {}),
-  };
+    schema && { 'application/json': { schema } },
+  );
 }
 
 function streamAnswer(): Json {
@@ -203,35 +134,6 @@ function streamAnswer(): Json {
 
 const shows = (path: string) =>
   publicOperations.some((other) => other.method === 'GET' && other.path === path);
-
-function answersEtag({ output }: Operation): boolean {
-  return output instanceof z.ZodObject && 'etag' in output.shape;
-}
-
-const needsBody = (body: JsonSchema) =>
-  'anyOf' in body || 'oneOf' in body || ((body.required as string[] | undefined) ?? []).length > 0;
-
-function pathParameters(operation: Operation): Json[] {
-  const schema = jsonSchema(operation.params, 'input');
-  return Object.entries((schema.properties as Record<string, JsonSchema> | undefined) ?? {}).map(
-    ([name, parameter]) => ({ name, in: 'path', required: true, schema: parameter }),
-  );
-}
-
-function queryParameters(operation: Operation): Json[] {
-  // What comes out is what is meant: a number rather than its text, a list rather than its commas.
-  const meant = jsonSchema(operation.query, 'output');
-  const required = (jsonSchema(operation.query, 'input').required as string[] | undefined) ?? [];
-  return Object.entries((meant.properties as Record<string, JsonSchema> | undefined) ?? {}).map(
-    ([name, parameter]) => ({
-      name,
-      in: 'query',
-      required: required.includes(name),
-      ...(parameter.type === 'array' ? { style: 'form', explode: false } : {}),
-      schema: parameter,
-    }),
-  );
-}
 
 function problemsOf(operation: Operation, hasBody: boolean): number[] {
   const isWrite = operation.method !== 'GET';
@@ -248,48 +150,11 @@ function problemsOf(operation: Operation, hasBody: boolean): number[] {
   ];
 }
 
-const problemStatuses = Map.groupBy(
-  Object.keys(errorCodes) as ErrorCode[],
-  (code) => errorCodes[code].status,
-);
-
-function problemOf(status: number, codes: ErrorCode[]): Json {
-  const [first = 'internal'] = codes;
-  return {
-    description: codes.map((code) => `\`${code}\`: ${errorCodes[code].title}`).join('. '),
-    ...(status === 429 || status === 503
-      ? { headers: { 'Retry-After': reference('headers', 'RetryAfter') } }
-      : {}),
-    content: {
-      'application/problem+json': {
-        schema: { $ref: `${models}Problem` },
-        example: {
-          type: `urn:keystead:problem:${first}`,
-          title: errorCodes[first].title,
-          status,
-          code: first,
-          requestId: '01a1fce8-d326-7aef-8163-e5e71c965eda',
-          timestamp: '2026-11-21T07:01:19.419Z',
-        },
-      },
-    },
-  };
-}
-
-const parameters: Record<string, Json> = {
-  IdempotencyKey: {
-    name: 'Idempotency-Key',
-    in: 'header',
-    description: `A key of the caller's own. Sent again within ${limits.idempotencyKeepHours} hours it answers what the first request answered and changes nothing.`,
-    schema: { type: 'string', minLength: 1, maxLength: limits.idempotencyKeyMaxLength },
-  },
-  IfMatch: {
-    name: 'If-Match',
-    in: 'header',
-    description: 'The ETag that was read, or `*`. Where it is sent, the change needs it to hold.',
-    schema: { type: 'string' },
-    example: '"3"',
-  },
+const parameters: Json = {
+  ...sharedParameters({
+    keepHours: limits.idempotencyKeepHours,
+    keyMaxLength: limits.idempotencyKeyMaxLength,
+  }),
   IfMatchRequired: {
     name: 'If-Match',
     in: 'header',
@@ -304,21 +169,10 @@ const parameters: Record<string, Json> = {
     description: 'The id of the last event received: the stream goes on after it.',
     schema: { type: 'string' },
   },
-  RequestId: {
-    name: 'X-Request-Id',
-    in: 'header',
-    description: 'Answered as it was sent, and found in logs and audit. One is made where none is.',
-    schema: { type: 'string', pattern: '^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$' },
-  },
 };
 
-const headers: Record<string, Json> = {
-  ETag: {
-    description: 'The revision that was answered, for If-Match',
-    schema: { type: 'string' },
-    example: '"3"',
-  },
-  Location: { description: 'Where what was created is shown', schema: { type: 'string' } },
+const headers: Json = {
+  ...sharedHeaders,
   RateLimit: {
     description: 'What is left of the allowance (`r`), and the seconds until it is full (`t`)',
     schema: { type: 'string' },
@@ -329,44 +183,4 @@ const headers: Record<string, Json> = {
     schema: { type: 'string' },
     example: '"caller";q=1200;w=60',
   },
-  RequestId: { description: 'Names this request in logs and audit', schema: { type: 'string' } },
-  RetryAfter: { description: 'Seconds to wait', schema: { type: 'integer' } },
 };
-
-function reference(kind: 'parameters' | 'headers' | 'responses', name: string): Json {
-  return { $ref: `#/components/${kind}/${name}` };
-}
-
-function jsonSchema(schema: z.ZodType, io: 'input' | 'output'): JsonSchema {
-  return withoutIdentity(z.toJSONSchema(schema, { io, override: tidy }));
-}
-
-function withoutIdentity({
-  $schema: _schema,
-  $id: _id,
-  id: _name,
-  ...schema
-}: JsonSchema): JsonSchema {
-  return schema;
-}
-
-const idPattern = /^\^([a-z]+)_\[0-7\]/;
-
-/** The format says what its long pattern says; ids get an example. */
-function tidy({ jsonSchema: schema }: { jsonSchema: JsonSchema }): void {
-  if (schema.format === 'date-time') {
-    delete schema.pattern;
-    schema.examples = ['2026-11-21T07:01:19.419Z'];
-  }
-  // What any JSON number of a browser is bounded by is no bound of ours.
-  if (schema.minimum === Number.MIN_SAFE_INTEGER) delete schema.minimum;
-  if (schema.maximum === Number.MAX_SAFE_INTEGER) delete schema.maximum;
-  const prefix = typeof schema.pattern === 'string' && idPattern.exec(schema.pattern)?.[1];
-  if (prefix) schema.examples = [`${prefix}_01h455vb4pex5vsknk084sn02q`];
-}
-
-function pascalCase(text: string): string {
-  return text.replaceAll(/(?:^|[^A-Za-z0-9]+)([A-Za-z0-9])/g, (_, first: string) =>
-    first.toUpperCase(),
-  );
-}

@@ -10,10 +10,12 @@ import {
 import { testTrustDomain } from '@keystead/agent-protocol/test-authority.fixture';
 import type { HeldPolicySet } from '@keystead/contracts/agent-link';
 import { newUuid, toId } from '@keystead/contracts/ids';
+import type { Transaction } from '@keystead/database/database';
 import { enqueue } from '@keystead/database/outbox';
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
 import { given, PolicyWorld, type TestVault } from '../policy.fixture.ts';
 import { readContent } from '../policy-sets/set-content.ts';
+import { forgetCommands, orderCommands } from './agent-commands.ts';
 
 let world: PolicyWorld;
 
@@ -41,6 +43,7 @@ async function tell(vault: TestVault, held: HeldPolicySet | null = null, agent =
   if (!result) throw new Error('no result');
   return result;
 }
+const nothing = { assigned: null, command: null, commands: [] };
 const heldOf = ({ number, digest }: { number: number; digest: string }) => ({ number, digest });
 const shown = (vault: TestVault, agent = 0) =>
   world.agentPolicies.get(
@@ -225,16 +228,65 @@ test('two gateways that tell the same agents at once send one command each', asy
   expect(numbers.reduce((sum, row) => sum + Number(row.commandNumber), 0)).toBe(sent.length);
 });
 
+test('what an agent is told to do comes under ascending numbers until it is answered or too late', async () => {
+  const organization = await world.organization();
+  const vault = await world.vault(organization, [null]);
+  const command = {
+    organizationId: vault.organizationId,
+    agentId: vault.agents[0] ?? '',
+    vaultId: vault.vaultId,
+    subjectId: newUuid(),
+    action: { $case: 'renewCertificate', value: {} },
+    expiresAt: new Date(Date.now() + 60_000),
+  } as const;
+  const change = (work: (transaction: Transaction) => Promise<unknown>) =>
+    world.database.withTenant(vault, work);
+  await change((transaction) => orderCommands(transaction, [command]));
+  await world.commands.look();
+  // Nobody is there to be told yet.
+  expect(world.nudges).not.toContain('agentCommands');
+  await change((transaction) =>
+    transaction.agentLiveness.updateMany({ data: { status: 'online' } }),
+  );
+  await world.commands.look();
+  expect(world.nudges).toContain('agentCommands');
+  const numberOf = (commands: readonly string[]) =>
+    commands.map((each) => {
+      const content = ControlMessage.decode(Buffer.from(each, 'base64')).payload?.content;
+      expect(content).toMatchObject({ value: { action: command.action } });
+      return content?.$case === 'command' ? content.value.number : 0;
+    });
+  expect(numberOf((await tell(vault)).commands)).toEqual([1]);
+  expect((await tell(vault)).commands).toEqual([]);
+  const late = (ms: number) => new Date(Date.now() - ms);
+  await change((transaction) =>
+    transaction.agentCommand.updateMany({ data: { sentAt: late(31_000) } }),
+  );
+  expect(numberOf((await tell(vault)).commands)).toEqual([2]);
+  await change((transaction) =>
+    transaction.agentCommand.updateMany({ data: { sentAt: null, expiresAt: late(1) } }),
+  );
+  expect((await tell(vault)).commands).toEqual([]);
+  await world.commands.look();
+  expect(await change((transaction) => transaction.agentCommand.count())).toBe(0);
+  await change((transaction) => orderCommands(transaction, [command]));
+  await change((transaction) =>
+    forgetCommands(transaction, vault.organizationId, command.subjectId, command.agentId),
+  );
+  expect((await tell(vault)).commands).toEqual([]);
+  expect(await shown(vault)).toMatchObject({ state: null, assigned: null });
+});
+
 test('an agent that is revoked, deleted, foreign or unknown is told nothing', async () => {
   const { vault } = await assignedVault();
   const other = await world.organization();
   await world.database.withTenant(vault, (transaction) =>
     transaction.agent.updateMany({ data: { revokedAt: new Date() } }),
   );
-  expect(await tell(vault)).toEqual({ assigned: null, command: null });
+  expect(await tell(vault)).toEqual(nothing);
   const foreign = { ...vault, organizationId: other.organizationId };
-  expect(await tell(foreign)).toEqual({ assigned: null, command: null });
-  expect(await tell({ ...vault, agents: [newUuid()] })).toEqual({ assigned: null, command: null });
+  expect(await tell(foreign)).toEqual(nothing);
+  expect(await tell({ ...vault, agents: [newUuid()] })).toEqual(nothing);
   expect(
     await world.deliveries.part({
       organizationId: other.organizationId,

@@ -11,6 +11,7 @@ import { Bus } from '@keystead/messaging/bus';
 import { Inject, Injectable } from '@nestjs/common';
 import type { z } from 'zod';
 import { type CommandAction, CommandSigner } from '../signing/command-signer.ts';
+import { takeDueCommands } from './agent-commands.ts';
 import { type AgentState, type Held, nextDelivery } from './next-delivery.ts';
 
 type Asked = z.output<typeof deliverPolicies.input>['agents'];
@@ -50,7 +51,7 @@ export class Deliveries {
 
   async deliver(agents: Asked): Promise<z.input<typeof deliverPolicies.output>> {
     if (agents.length === 0) return { results: [] };
-    const { rows, changes, signatures, drifted } = await this.database.acrossTenants(
+    const { rows, changes, signatures, drifted, due } = await this.database.acrossTenants(
       'deliver-policies',
       async (transaction) => {
         const rows = new Map((await read(transaction, agents)).map((row) => [row.agent_id, row]));
@@ -72,6 +73,8 @@ export class Deliveries {
           changes,
           drifted: drifted.length + mended.length > 0,
           signatures: await signaturesOf(transaction, sent),
+          // Their numbers follow those of the sets.
+          due: await takeDueCommands(transaction, agents),
         };
       },
     );
@@ -80,10 +83,14 @@ export class Deliveries {
       changes.filter(({ send }) => send),
       signatures,
     );
+    const signed = due.length === 0 ? [] : await this.signer.sign(due);
+    const further = Map.groupBy(signed.keys(), (at) => due[at]?.agentId);
     return {
       results: agents.map(({ agentId }): Answer => {
         const row = rows.get(agentId);
+        const own = further.get(agentId) ?? [];
         return {
+          commands: own.map((at) => signed[at]?.toString('base64') ?? ''),
           assigned:
             row?.number == null || row.digest === null
               ? null
