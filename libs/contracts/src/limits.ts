@@ -137,6 +137,13 @@ export const limits = {
   // Together with the sets that agents are told of it stays below what the bus carries.
   agentCommandsPerCall: 100,
   agentCommandsPerLook: 1_000,
+  // As long as a comment at the agent.
+  approvalReasonMaxLength: 500,
+  approvalRequirementsMax: 16,
+  approvalDecisionsMax: 64,
+  approvalKeepDays: 90,
+  // Beyond these a vault's waiting approvals are told of as a whole.
+  approvalsToldEach: 20,
   staleAfterMinSeconds: 60,
   staleAfterMaxSeconds: 366 * 24 * 3_600,
   organizationSignerTtlSeconds: 365 * 24 * 3_600,
