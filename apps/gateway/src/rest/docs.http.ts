@@ -3,49 +3,16 @@ import { createHash } from 'node:crypto';
 import { createRequire } from 'node:module';
 import { dirname } from 'node:path';
 import fastifyStatic from '@fastify/static';
+import {
+  documentationAssets,
+  documentationPage,
+  documentationScript,
+  documentationSecurityPolicy,
+} from '@keystead/contracts/http/documentation-page';
 import type { FastifyInstance } from 'fastify';
 import { openApiDocument } from './openapi.ts';
 
-const assets = ['swagger-ui.css', 'swagger-ui-bundle.js'] as const;
-
-const page = `<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Keystead API</title>
-<link rel="stylesheet" href="/docs/swagger-ui.css">
-</head>
-<body>
-<main id="documentation"></main>
-<noscript>The document itself is at <a href="/openapi.json">/openapi.json</a>.</noscript>
-<script src="/docs/swagger-ui-bundle.js"></script>
-<script src="/docs/start.js"></script>
-</body>
-</html>
-`;
-
-const startScript = `SwaggerUIBundle({
-  url: '/openapi.json',
-  dom_id: '#documentation',
-  deepLinking: true,
-  docExpansion: 'list',
-  defaultModelsExpandDepth: 0,
-  validatorUrl: null,
-});
-`;
-
-// The page styles elements in place; scripts come from files of ours alone.
-const contentSecurityPolicy = [
-  "default-src 'none'",
-  "script-src 'self'",
-  "style-src 'self' 'unsafe-inline'",
-  "img-src 'self' data:",
-  "connect-src 'self'",
-  "base-uri 'none'",
-  "form-action 'none'",
-  "frame-ancestors 'none'",
-].join('; ');
+const page = documentationPage('Keystead API');
 
 export function serveDocs(server: FastifyInstance): void {
   const document = JSON.stringify(openApiDocument());
@@ -62,16 +29,16 @@ export function serveDocs(server: FastifyInstance): void {
   server.get('/docs', async (_request, reply) => {
     reply.headers({
       'content-type': 'text/html; charset=utf-8',
-      'content-security-policy': contentSecurityPolicy,
+      'content-security-policy': documentationSecurityPolicy,
       'cache-control': 'no-cache',
     });
     return reply.send(page);
   });
   server.get('/docs/start.js', async (_request, reply) => {
     reply.header('content-type', 'text/javascript; charset=utf-8');
-    return reply.send(startScript);
+    return reply.send(documentationScript);
   });
-  for (const name of assets) {
+  for (const name of Object.keys(documentationAssets)) {
     server.get(`/docs/${name}`, (_request, reply) => {
       reply.sendFile(name);
     });

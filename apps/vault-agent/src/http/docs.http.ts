@@ -3,62 +3,25 @@ import { createHash } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
+import {
+  documentationAssets,
+  documentationPage,
+  documentationScript,
+  documentationSecurityPolicy,
+} from '@keystead/contracts/http/documentation-page';
 import { headersOfEarlyAnswers } from '@keystead/contracts/http/problem-answer';
 import type { FastifyRequest } from 'fastify';
 import type { HttpServer } from './http-server.ts';
 import { agentOpenApiDocument } from './openapi.ts';
 
-const page = `<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Keystead agent API</title>
-<link rel="stylesheet" href="/docs/swagger-ui.css">
-</head>
-<body>
-<main id="documentation"></main>
-<noscript>The document itself is at <a href="/openapi.json">/openapi.json</a>.</noscript>
-<script src="/docs/swagger-ui-bundle.js"></script>
-<script src="/docs/start.js"></script>
-</body>
-</html>
-`;
-
-const startScript = `SwaggerUIBundle({
-  url: '/openapi.json',
-  dom_id: '#documentation',
-  deepLinking: true,
-  docExpansion: 'list',
-  defaultModelsExpandDepth: 0,
-  validatorUrl: null,
-  persistAuthorization: false,
-});
-`;
-
-// The page styles elements in place; scripts come from files of ours alone.
-const contentSecurityPolicy = [
-  "default-src 'none'",
-  "script-src 'self'",
-  "style-src 'self' 'unsafe-inline'",
-  "img-src 'self' data:",
-  "connect-src 'self'",
-  "base-uri 'none'",
-  "form-action 'none'",
-  "frame-ancestors 'none'",
-].join('; ');
-
-const assets = {
-  'swagger-ui.css': 'text/css; charset=utf-8',
-  'swagger-ui-bundle.js': 'text/javascript; charset=utf-8',
-} as const;
+const page = documentationPage('Keystead agent API');
 
 export function serveDocs({ app }: HttpServer): void {
   // Made when somebody asks: most agents are never read about on themselves.
   let document: { text: string; etag: string } | undefined;
   const headersOf = (request: FastifyRequest, contentType: string, cacheControl: string) => ({
     ...headersOfEarlyAnswers(request.id),
-    'content-security-policy': contentSecurityPolicy,
+    'content-security-policy': documentationSecurityPolicy,
     'content-type': contentType,
     'cache-control': cacheControl,
   });
@@ -75,10 +38,10 @@ export function serveDocs({ app }: HttpServer): void {
   app.get('/docs/start.js', quiet, async (request, reply) =>
     reply
       .headers(headersOf(request, 'text/javascript; charset=utf-8', 'no-cache'))
-      .send(startScript),
+      .send(documentationScript),
   );
   const folder = dirname(createRequire(import.meta.url).resolve('swagger-ui-dist/package.json'));
-  for (const [name, type] of Object.entries(assets)) {
+  for (const [name, type] of Object.entries(documentationAssets)) {
     app.get(`/docs/${name}`, quiet, async (request, reply) =>
       reply
         .headers(headersOf(request, type, 'public, max-age=3600'))
