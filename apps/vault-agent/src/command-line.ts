@@ -81,8 +81,10 @@ export function commandLine(): Command {
 
   addApiKeyCommands(program);
   addBackupCommands(program, (config, work) =>
-    withVault(config, (guarded, caller) =>
-      work({ backup: guarded.backup, door: guarded.door, caller }),
+    withVault(
+      config,
+      (guarded, caller) => work({ backup: guarded.backup, door: guarded.door, caller }),
+      'command',
     ),
   );
   addKeyCommands(program, withVault);
@@ -206,10 +208,11 @@ const readVariable = (name: string) => process.env[name];
 async function withVault<T>(
   file: string,
   work: (guarded: GuardedVault, caller: Caller) => Promise<T>,
+  backups?: 'command',
 ): Promise<T> {
   const loaded = loadConfiguration(file);
   const commands = await import('./local-commands.ts');
-  return commands.withVault(loaded, readVariable, work);
+  return commands.withVault(loaded, readVariable, work, backups);
 }
 
 /** Parses and runs; whatever goes wrong is one line on standard error and an exit code. */

@@ -4,6 +4,7 @@
  */
 import type { KeyProvider } from '@keystead/envelope/key-provider';
 import { openKeyProvider } from '@keystead/envelope/open-key-provider';
+import type { Queries } from '@keystead/vault-store/sql/sql-store';
 import type { Logger } from 'pino';
 import { accessHandlers } from './access/access.http.ts';
 import { AccessBook } from './access/access-book.ts';
@@ -28,7 +29,8 @@ import { namespaceHandlers } from './namespaces/namespaces.http.ts';
 import { policyMigrations } from './policies/policy-tables.ts';
 import { VaultPolicies } from './policies/vault-policies.ts';
 import { rotationHandlers } from './rotation/rotation.http.ts';
-import { rotationMigrations } from './rotation/rotation-tables.ts';
+import { restartRotations } from './rotation/rotation-restart.ts';
+import { type RotationSchema, rotationMigrations } from './rotation/rotation-tables.ts';
 import { Rotations } from './rotation/rotations.ts';
 import type { RotatorPermissions } from './rotation/rotators/rotators.ts';
 import { secretHandlers } from './secrets/secrets.http.ts';
@@ -53,6 +55,8 @@ export interface GuardedVaultOptions {
   log: Logger;
   /** Another log for the audit than the configured one: of commands beside a running agent. */
   auditFile?: string;
+  /** A command that does nothing with backups needs none of what they need. */
+  backups?: 'agent' | 'command' | 'none';
   /** Of that log, where it is begun: 16 bytes. */
   auditChain?: Buffer | undefined;
 }
@@ -106,6 +110,8 @@ export class GuardedVault {
       now,
     );
     this.policies = new VaultPolicies({ vault, door: this.door, trail, log });
+    vault.transfer.onReplaced = (queries, secretIds) =>
+      restartRotations(queries as unknown as Queries<RotationSchema>, store.kind, now(), secretIds);
     this.rotations = new Rotations({
       store: vault.store,
       directory: vault.directory,
@@ -150,13 +156,17 @@ export class GuardedVault {
       const guarded = new GuardedVault({ vault, tokens, trail, provider }, options);
       await guarded.book.open();
       const { door } = guarded;
-      guarded.#backup = await AgentBackups.open({
-        ...options,
-        vault,
-        provider,
-        door,
-        auditLog: logFile,
-      });
+      const { backups = 'agent' } = options;
+      if (backups !== 'none') {
+        guarded.#backup = await AgentBackups.open({
+          ...options,
+          vault,
+          provider,
+          door,
+          auditLog: logFile,
+          isCommand: backups === 'command',
+        });
+      }
       return guarded;
     } catch (error) {
       await trail?.stop().catch(() => undefined);
@@ -167,7 +177,7 @@ export class GuardedVault {
   }
 
   get backup(): AgentBackups {
-    if (this.#backup === undefined) throw new Error('the vault is not open');
+    if (this.#backup === undefined) throw new Error('the vault was opened without its backups');
     return this.#backup;
   }
 

@@ -124,16 +124,18 @@ export async function withVault<T>(
   loaded: LoadedConfiguration,
   readVariable: ReadVariable,
   work: (guarded: GuardedVault, caller: Caller) => Promise<T>,
+  backups: 'command' | 'none' = 'none',
 ): Promise<T> {
   const log = pino({ level: 'silent' });
   const logFile = loaded.locate(loaded.configuration.audit.log_file);
-  const guarded = await GuardedVault.open({ loaded, readVariable, log }).catch(
+  const guarded = await GuardedVault.open({ loaded, readVariable, log, backups }).catch(
     async (error: unknown) => {
       if (!(error instanceof AuditInUse)) throw error;
       return GuardedVault.open({
         loaded,
         readVariable,
         log,
+        backups,
         auditFile: commandsLogOf(logFile),
         auditChain: await commandsChainBeside(logFile),
       });

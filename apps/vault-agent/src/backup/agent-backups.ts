@@ -35,6 +35,8 @@ export interface AgentBackupsOptions {
   door: Pick<Door, 'perform'>;
   auditLog: string;
   log: Logger;
+  /** A command does what it is told beside an agent, whose runs are not its business. */
+  isCommand: boolean;
 }
 
 export class AgentBackups {
@@ -64,6 +66,10 @@ export class AgentBackups {
       onError: (error: unknown) => log.warn({ err: error }, 'a backup could not go on'),
       now,
     };
+    // Who lists or restores on another machine need not have what seals new ones.
+    const recipients = options.isCommand
+      ? () => recipientsOf(backup, loaded, readVariable)
+      : always(recipientsOf(backup, loaded, readVariable));
     this.runner = new BackupRunner({
       ...parts,
       settings: {
@@ -76,7 +82,7 @@ export class AgentBackups {
           keepWeekly: backup.retention.keep_weekly,
           keepMonthly: backup.retention.keep_monthly,
         },
-        recipients: recipientsOf(backup, loaded, readVariable),
+        recipients,
       },
       files: { configuration: loaded.file, auditLog },
       agentVersion,
@@ -100,7 +106,7 @@ export class AgentBackups {
       throw new ConfigurationError(['backup.destinations: two are the same place']);
     }
     const made = new AgentBackups(options, destinations);
-    await made.backups.start();
+    if (!options.isCommand) await made.backups.start();
     return made;
   }
 
@@ -116,6 +122,11 @@ export class AgentBackups {
     await this.backups.stop();
   }
 }
+
+const always =
+  <T>(value: T) =>
+  () =>
+    value;
 
 type Backup = Configuration['backup'];
 

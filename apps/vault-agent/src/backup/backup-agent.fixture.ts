@@ -5,11 +5,14 @@ import type { BackupRun, RestoreOrder } from '@keystead/contracts/agent-api/back
 import { restoreBackup } from '@keystead/contracts/agent-api/backup';
 import { openFileKey } from '@keystead/envelope/providers/file';
 import type { StreamRecipient } from '@keystead/envelope/sealed-stream';
+import type { Queries } from '@keystead/vault-store/sql/sql-store';
 import { accessMigrations } from '../access/access-tables.ts';
 import type { Caller } from '../access/caller.ts';
 import type { Errand } from '../access/door.ts';
 import { leaseMigrations } from '../leases/lease-tables.ts';
 import { Leases } from '../leases/leases.ts';
+import { restartRotations } from '../rotation/rotation-restart.ts';
+import { type RotationSchema, rotationMigrations } from '../rotation/rotation-tables.ts';
 import { plainNamespace, plainSecret, type TestPlace, testCaller } from '../store/vault.fixture.ts';
 import { Vault } from '../store/vault.ts';
 import type { BackupReport } from '../upward/upward.ts';
@@ -43,10 +46,22 @@ export async function openBackupAgent(
   const vault = await Vault.open({
     sql: place.sql,
     provider,
-    migrations: [...accessMigrations, ...leaseMigrations, ...backupMigrations],
+    migrations: [
+      ...accessMigrations,
+      ...leaseMigrations,
+      ...rotationMigrations,
+      ...backupMigrations,
+    ],
     folder: join(folder, 'imports'),
     now,
   });
+  vault.transfer.onReplaced = (queries, secretIds) =>
+    restartRotations(
+      queries as unknown as Queries<RotationSchema>,
+      vault.store.kind,
+      now(),
+      secretIds,
+    );
   const store = vault.store.as<BackupSchema>();
   const journal = new BackupJournal(store, now);
   const leases = new Leases({
@@ -81,7 +96,7 @@ export async function openBackupAgent(
       schedule: undefined,
       contents: ['secrets', 'access', 'audit', 'configuration'],
       retention: {},
-      recipients: options.recipients ?? [],
+      recipients: () => options.recipients ?? [],
       ...options.settings,
     },
     files,

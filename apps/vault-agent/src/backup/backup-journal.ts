@@ -1,4 +1,5 @@
 /** The rows of runs: what is asked for, what goes on, what came of it. */
+import { hostname } from 'node:os';
 import type {
   BackupRun,
   BackupRunKind,
@@ -15,6 +16,7 @@ import { type Lease, LeaseLost } from '../leases/leases.ts';
 import { backupLimits } from './backup-limits.ts';
 import type { BackupRunTable, BackupSchema } from './backup-tables.ts';
 import { DestinationError } from './destination.ts';
+import { isAlive } from './stored-backups.ts';
 
 export type RunRow = Selectable<BackupRunTable>;
 export type RunResult = NonNullable<BackupRun['result']>;
@@ -23,7 +25,19 @@ export type RunResult = NonNullable<BackupRun['result']>;
 export interface Asked {
   contents?: string[] | undefined;
   destinations?: string[] | undefined;
+  /** Who carries it out, where that is not whoever holds the lease of backups. */
+  by?: Performer | undefined;
 }
+
+/** A process, as others can tell whether it lives. */
+export interface Performer {
+  host: string;
+  process: number;
+  /** Another one for each process, because numbers come again. */
+  run: string;
+}
+
+export const thisRun: Performer = { host: hostname(), process: process.pid, run: newUuid() };
 
 export class BackupJournal {
   readonly #store: SqlStore<BackupSchema>;
@@ -125,8 +139,25 @@ export class BackupJournal {
       .execute();
   }
 
-  /** What is not a backup runs in the agent that was asked; when that has ended, nobody says so. */
+  /**
+   * What is not a backup runs in the process that was asked, an agent's or a command's; when that has
+   * ended, nobody says so.
+   * @param startedBeforeMs what began before that lives nowhere any more
+   */
   async endAbandoned(startedBeforeMs: number): Promise<void> {
+    const rows = await this.#store.db
+      .selectFrom('backup_run')
+      .select(['id', 'asked', 'started_at_ms'])
+      .where('kind', '!=', 'backup')
+      .where('state', '=', 'running')
+      .execute();
+    const ids = rows
+      .filter((row) => {
+        const { by } = JSON.parse(row.asked) as Asked;
+        return row.started_at_ms < startedBeforeMs || (by !== undefined && hasEnded(by));
+      })
+      .map(({ id }) => id);
+    if (ids.length === 0) return;
     await this.#store.write((queries) =>
       queries
         .updateTable('backup_run')
@@ -136,9 +167,8 @@ export class BackupJournal {
           problem_text: 'the agent ended meanwhile',
           ended_at_ms: this.#now(),
         })
-        .where('kind', '!=', 'backup')
+        .where('id', 'in', ids)
         .where('state', '=', 'running')
-        .where('started_at_ms', '<', startedBeforeMs)
         .execute(),
     );
   }
@@ -190,6 +220,12 @@ export class BackupJournal {
       .where('state', 'not in', ['waiting', 'running'])
       .execute();
   }
+}
+
+/** Of another machine nothing is known but the time. */
+function hasEnded({ host, process: number, run }: Performer): boolean {
+  if (host !== thisRun.host || run === thisRun.run) return false;
+  return number === process.pid || !isAlive(number);
 }
 
 export function shownRun(row: RunRow): BackupRun {

@@ -4,6 +4,8 @@ export const backupLimits = {
   filesListedMax: 10_000,
   // Its manifest is read whole before anything in it is trusted.
   manifestMaxBytes: 64 * 1_024,
+  // Manifests that are read side by side: a page of them from far away takes some round trips, not hundreds.
+  manifestsAtOnce: 8,
   // The clear part of a backup: ids, times and a wrapped key.
   headerMaxBytes: 64 * 1_024,
   // A piece of a section; larger ones would only cost memory.
@@ -12,6 +14,10 @@ export const backupLimits = {
   summaryMaxBytes: 1_024 * 1_024,
   // Keys and roles are held in memory while they are restored.
   accessMaxBytes: 32 * 1_024 * 1_024,
+  // One role with all the permissions that it may have.
+  accessLineMaxBytes: 1_024 * 1_024,
+  // How one secret is rotated: an API request holds no more.
+  policyMaxBytes: 1_024 * 1_024,
   configurationMaxBytes: 1_024 * 1_024,
   // A first retry soon, for what was a moment's trouble; the last a good while later, for what is mended by hand.
   attemptsMax: 5,
@@ -21,6 +27,8 @@ export const backupLimits = {
   runsKept: 1_000,
   // The term of the one that does backups, and how often the others look whether it is gone.
   leaseTtlMs: 30_000,
+  // How often is looked for runs whose process is gone, beyond the look at the start.
+  abandonedEveryMs: 600_000,
   pollMs: 1_000,
   standbyMs: 5_000,
   // One file to or from one destination; a slower one is given up and tried again.

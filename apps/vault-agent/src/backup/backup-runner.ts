@@ -39,7 +39,8 @@ import {
 } from './backup-schedule.ts';
 import { type BackedUpFiles, BackupSections } from './backup-sections.ts';
 import { type BackupDestination, DestinationError } from './destination.ts';
-import { readSmall } from './stored-backups.ts';
+import { openSession } from './destination-session.ts';
+import { inParallel } from './stored-backups.ts';
 
 export interface BackupSettings {
   /** Cron, UTC; undefined where backups are made on demand alone. */
@@ -47,7 +48,7 @@ export interface BackupSettings {
   contents: readonly BackupContent[];
   retention: Retention;
   /** Who opens backups besides the vault's own key provider. */
-  recipients: readonly StreamRecipient[];
+  recipients: () => readonly StreamRecipient[];
 }
 
 export interface BackupRunnerOptions {
@@ -332,7 +333,7 @@ export class BackupRunner {
         files,
         contents,
       );
-      const recipients = [{ kind: 'key' as const, key }, ...settings.recipients];
+      const recipients = [{ kind: 'key' as const, key }, ...settings.recipients()];
       const whole = await writeBackup(
         file,
         header,
@@ -398,13 +399,7 @@ export class BackupRunner {
     signal: AbortSignal,
   ): Promise<void> {
     const { settings, now } = this.#options;
-    const names = new Set((await destination.list(signal)).map(({ name }) => name));
-    const manifests: BackupManifest[] = [];
-    for (const name of names) {
-      if (manifestIdOf(name)?.vaultId !== current.vaultId) continue;
-      const manifest = parseManifest(await readSmall(destination, name, signal), name);
-      if (manifest !== undefined) manifests.push(manifest);
-    }
+    const { names, manifests } = await this.#kept(destination, current.vaultId, signal);
     const nowMs = now();
     const clock = { current: current.id, gapMs: plausibleGapMs(settings.schedule, nowMs) };
     for (const expired of expiredBackups(manifests, settings.retention, nowMs, clock)) {
@@ -416,6 +411,21 @@ export class BackupRunner {
       if (!name.startsWith(start) || !name.endsWith('.ksbackup')) continue;
       if (names.has(name.replace(/\.ksbackup$/, '.json'))) continue;
       await destination.remove(name, signal);
+    }
+  }
+
+  /** The files of a destination, and what the manifests of this vault among them say. */
+  async #kept(destination: BackupDestination, vaultId: string, signal: AbortSignal) {
+    const session = await openSession(destination, signal);
+    try {
+      const names = new Set((await session.list()).map(({ name }) => name));
+      const ours = [...names].filter((name) => manifestIdOf(name)?.vaultId === vaultId);
+      const read = await inParallel(ours, async (name) =>
+        parseManifest(await session.readText(name, limits.manifestMaxBytes), name),
+      );
+      return { names, manifests: read.filter((manifest) => manifest !== undefined) };
+    } finally {
+      session.close();
     }
   }
 

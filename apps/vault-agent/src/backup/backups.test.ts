@@ -1,8 +1,13 @@
 import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { hostname, tmpdir } from 'node:os';
 import { join } from 'node:path';
+import type { BackupContent } from '@keystead/contracts/agent-api/backup';
+import { rotationPolicy } from '@keystead/contracts/agent-api/rotation';
 import { formatIdentity, generateRecipient } from '@keystead/envelope/sealed-stream';
 import { afterAll, afterEach, beforeEach, expect, test } from 'vitest';
+import { RotationRunner } from '../rotation/rotation-runner.ts';
+import type { RotationSchema } from '../rotation/rotation-tables.ts';
+import { Rotations } from '../rotation/rotations.ts';
 import { recount } from '../store/recount.fixture.ts';
 import { plainNamespace, sqlitePlace, type TestPlace, testCaller } from '../store/vault.fixture.ts';
 import { TokenVault } from '../tokens/token-vault.ts';
@@ -16,7 +21,8 @@ import {
   type TestAgentOptions,
   value,
 } from './backup-agent.fixture.ts';
-import { writeBackup } from './backup-archive.ts';
+import { type BackupSummary, type Section, writeBackup } from './backup-archive.ts';
+import { type Performer, thisRun } from './backup-journal.ts';
 import { BackupSections } from './backup-sections.ts';
 import { contentRootOf } from './backups.ts';
 import { type BackupDestination, DestinationError } from './destination.ts';
@@ -107,15 +113,21 @@ test('nothing of a backup is in the clear but ids, times and numbers', async () 
 });
 
 test('a backup is listed, shown, verified, drilled and deleted', async () => {
-  const agent = await filled();
+  const watched = new Watched(join(folder, 'destination'));
+  const agent = await filled({ destinations: [watched] });
   const first = await makeBackup(agent);
   const second = await makeBackup(agent);
+  watched.names.splice(0);
   const page = await agent.backups.list({ limit: 1 });
+  // Of the page that is asked for, and no other.
+  expect(watched.names).toEqual([expect.stringContaining(second)]);
   expect(page.items.map(({ id }) => id)).toEqual([second]);
   const rest = await agent.backups.list({ limit: 5, cursor: page.nextCursor ?? '' });
   expect(rest.items.map(({ id }) => id)).toEqual([first]);
   expect(rest.nextCursor).toBeNull();
+  watched.names.splice(0);
   expect(await agent.backups.get(first)).toMatchObject({ secrets: 3, versions: 4 });
+  expect(watched.names).toEqual([expect.stringContaining(first)]);
 
   const choice = { waitSeconds: 10 };
   const verified = await agent.backups.verify(caller, first, choice);
@@ -249,9 +261,10 @@ test('a part is restored by patterns, and what is there already is told', async 
 test('roles and keys come back where they are missing; what was revoked since stays revoked', async () => {
   const agent = await filled();
   const store = agent.vault.store.as<import('./backup-tables.ts').BackupSchema>();
+  const [a, b] = ['key_00000000000000000000000001', 'key_00000000000000000000000002'];
   const key = (id: string, revokedAtMs: number | null) => ({
     id,
-    prefix: `pre-${id}`,
+    prefix: `ksv_${id.slice(-12)}`,
     digest: Buffer.alloc(32, 7),
     name: `key ${id}`,
     roles: '["admin"]',
@@ -265,14 +278,14 @@ test('roles and keys come back where they are missing; what was revoked since st
   await store.write(async (queries) => {
     await queries
       .insertInto('api_key')
-      .values([key('key_a', null), key('key_b', null)])
+      .values([key(a as string, null), key(b as string, null)])
       .execute();
     await queries
       .insertInto('access_role')
       .values({
         name: 'mine',
         description: '',
-        permissions: '[]',
+        permissions: '[{"actions":["secret.read"],"namespaces":["app"],"secrets":["*"]}]',
         revision: 3,
         created_at_ms: 1,
         updated_at_ms: 2,
@@ -284,17 +297,20 @@ test('roles and keys come back where they are missing; what was revoked since st
     await queries
       .updateTable('api_key')
       .set({ revoked_at_ms: 9 })
-      .where('id', '=', 'key_a')
+      .where('id', '=', a as string)
       .execute();
-    await queries.deleteFrom('api_key').where('id', '=', 'key_b').execute();
+    await queries
+      .deleteFrom('api_key')
+      .where('id', '=', b as string)
+      .execute();
     await queries.deleteFrom('access_role').execute();
   });
   const run = await restoreFrom(agent, id, { contents: ['access'] });
   expect(run.state).toBe('succeeded');
   const keys = await store.db.selectFrom('api_key').selectAll().orderBy('id').execute();
   expect(keys.map(({ id: keyId, revoked_at_ms }) => [keyId, revoked_at_ms])).toEqual([
-    ['key_a', 9],
-    ['key_b', null],
+    [a, 9],
+    [b, null],
   ]);
   expect(Buffer.from(keys[1]?.digest ?? [])).toEqual(Buffer.alloc(32, 7));
   expect(await store.db.selectFrom('access_role').selectAll().execute()).toMatchObject([
@@ -375,6 +391,45 @@ test('a backup of another vault is not put over secrets unnoticed', async () => 
   expect(refused).toMatchObject({ state: 'failed', problem: { code: 'conflict' } });
   expect(refused.problem?.message).toContain('another vault');
   expect(await value(other, 'app', 'api')).toBe('of the other vault');
+});
+
+/** A folder that remembers what was read of it. */
+class Watched extends DirectoryDestination {
+  readonly names: string[] = [];
+  override async read(name: string, signal: AbortSignal) {
+    this.names.push(name);
+    return super.read(name, signal);
+  }
+}
+
+test('a run that lives elsewhere is left alone; one whose process is gone is ended', async () => {
+  const agent = await open();
+  const add = async (by: Partial<Performer>) => {
+    const row = await agent.journal.add({
+      kind: 'restore',
+      state: 'running',
+      requestedBy: 'test',
+      asked: { by: { host: hostname(), process: process.pid, run: 'earlier', ...by } },
+    });
+    return row.id;
+  };
+  const state = async (id: string) => (await agent.backups.run(id)).state;
+  const living = await add({ process: process.ppid });
+  const elsewhere = await add({ host: 'another-host' });
+  const mine = await add({ run: thisRun.run });
+  const earlier = await add({});
+  const gone = await add({ process: 2 ** 30 });
+  await agent.backups.start();
+  expect(await state(living)).toBe('running');
+  expect(await state(elsewhere)).toBe('running');
+  expect(await state(mine)).toBe('running');
+  expect(await state(earlier)).toBe('failed');
+  expect(await state(gone)).toBe('failed');
+  // What began so long ago lives nowhere.
+  await agent.close();
+  agents.splice(0);
+  const late = await open({ now: () => Date.now() + 24 * 3_600_000 });
+  expect(await late.backups.run(elsewhere)).toMatchObject({ problem: { code: 'interrupted' } });
 });
 
 /** A folder that fails so many times. */
@@ -581,9 +636,16 @@ test('records of the token vault come back under their own passwords, in another
   await Promise.all([tokens.close(), reader.close()]);
 });
 
-test('a drill notices that what was restored is not what was backed up', async () => {
-  const agent = await filled();
-  const { vault } = agent;
+/** Puts a backup to the destination that was made in another way than a runner makes them. */
+async function putMadeUp(
+  agent: TestAgent,
+  parts: {
+    contents: BackupContent[];
+    sections: (made: BackupSections) => AsyncIterable<Section>;
+    summary: (made: BackupSections) => BackupSummary;
+  },
+) {
+  const { vault, destinations } = agent;
   const pair = generateRecipient();
   const id = 'bkp_00000000000000000000000001';
   const { vaultId } = vault.store;
@@ -593,21 +655,20 @@ test('a drill notices that what was restored is not what was backed up', async (
     vaultId,
     createdAtMs: Date.now(),
     agentVersion: 'test',
-    contents: ['secrets' as const],
+    contents: parts.contents,
     wrappedKey: null,
   };
   const written = await vault.store.snapshot(async (queries) => {
-    const parts = new BackupSections(queries as never, vault.keys, {}, ['secrets']);
+    const made = new BackupSections(queries as never, vault.keys, {}, parts.contents);
     return writeBackup(
       file,
       header,
       [{ kind: 'x25519', publicKey: pair.publicKey }],
-      parts.sections(),
-      () => ({ ...parts.summary, contentRoot: '0'.repeat(64) }),
+      parts.sections(made),
+      () => parts.summary(made),
       new AbortController().signal,
     );
   });
-  const [destination] = agent.destinations;
   const name = `keystead-${vaultId}-${id}`;
   const manifest = { ...header, createdAt: new Date().toISOString(), format: 1, ...written };
   const { createdAtMs: _at, wrappedKey: _key, ...facts } = manifest;
@@ -616,11 +677,224 @@ test('a drill notices that what was restored is not what was backed up', async (
     JSON.stringify({ ...facts, namespaces: 3, secrets: 3, versions: 4 }),
   );
   const never = new AbortController().signal;
-  await destination?.put(`${name}.ksbackup`, file, never);
-  await destination?.put(`${name}.json`, `${file}.json`, never);
-  const openedBy = { identity: formatIdentity(pair.privateKey) };
-  const run = await agent.backups.drill(caller, id, { waitSeconds: 10, openedBy });
-  expect(run).toMatchObject({ state: 'failed', problem: { code: 'corrupt' } });
-  expect(run.problem?.message).toContain('not what was backed up');
+  await destinations[0]?.put(`${name}.ksbackup`, file, never);
+  await destinations[0]?.put(`${name}.json`, `${file}.json`, never);
+  return { id, openedBy: { identity: formatIdentity(pair.privateKey) } };
+}
+
+test('what is in a backup is not believed where it is not what the backup says', async () => {
+  const agent = await filled();
+  const { id, openedBy } = await putMadeUp(agent, {
+    contents: ['secrets'],
+    sections: (made) => made.sections(),
+    summary: (made) => ({ ...made.summary, contentRoot: '0'.repeat(64) }),
+  });
+  for (const run of [
+    await agent.backups.verify(caller, id, { waitSeconds: 10, openedBy }),
+    await agent.backups.drill(caller, id, { waitSeconds: 10, openedBy }),
+    await restoreFrom(agent, id, { existing: 'replace', force: true, openedBy }),
+  ]) {
+    expect(run).toMatchObject({ state: 'failed', problem: { code: 'corrupt' } });
+    expect(run.problem?.message).toContain('something else than it says');
+  }
   expect(readdirSync(agent.spool)).toEqual([]);
+});
+
+test('a backup of before rotations were in them is restored, and rotation goes on as it was set here', async () => {
+  const agent = await filled();
+  const { rotations, orphans } = rotationOf(agent);
+  await rotations.set('app', 'api', everyDay);
+  const { id, openedBy } = await putMadeUp(agent, {
+    contents: ['secrets'],
+    async *sections(made) {
+      for await (const section of made.sections()) if (section.name === 'secrets') yield section;
+    },
+    summary: (made) => {
+      const { namespaces, secrets, versions, revisions } = made.summary;
+      return { namespaces, secrets, versions, revisions, contentRoot: made.root.of(undefined) };
+    },
+  });
+  for (const order of ['verify', 'drill'] as const) {
+    expect(await agent.backups[order](caller, id, { waitSeconds: 10, openedBy })).toMatchObject({
+      state: 'succeeded',
+      result: { secrets: 3 },
+    });
+  }
+  await put(agent, 'late', 'secret', 'not in it');
+  await rotations.set('late', 'secret', everyDay);
+  const restored = await restoreFrom(agent, id, { mode: 'full', force: true, openedBy });
+  expect(restored).toMatchObject({ state: 'succeeded', result: { rotations: 0 } });
+  expect(await rotations.get('app', 'api')).toMatchObject({ policy: everyDay });
+  expect(await orphans()).toEqual([]);
+});
+
+// Rotation
+
+const everyDay = rotationPolicy.parse({
+  rotator: { kind: 'generated' },
+  everySeconds: 86_400,
+  afterUses: 5,
+  noticeSeconds: 0,
+});
+
+function rotationOf(agent: TestAgent, now: () => number = Date.now) {
+  const runner = new RotationRunner({
+    store: agent.vault.store.as<RotationSchema>(),
+    secrets: agent.vault.secrets,
+    leases: agent.leases,
+    door: { perform: async (_caller, _errand, work) => work({} as never) },
+    allowed: () => ({ scripts: {}, modules: {}, httpHosts: [] }),
+    report: () => undefined,
+    onError: (error) => agent.errors.push(error),
+    random: () => 0,
+    now,
+  });
+  const rotations = new Rotations({
+    store: agent.vault.store,
+    directory: agent.vault.directory,
+    allowed: () => ({ scripts: {}, modules: {}, httpHosts: [] }),
+    poke: () => undefined,
+    now,
+  });
+  const store = agent.vault.store.as<RotationSchema>();
+  return {
+    runner,
+    rotations,
+    runOnce: () => agent.leases.hold('rotation', 30_000, (lease) => runner.runOnce(lease)),
+    /** Rows that point at no secret, or with a namespace that is not the secret's. */
+    async orphans() {
+      const found: string[] = [];
+      for (const table of ['rotation', 'rotation_run', 'rotation_retirement'] as const) {
+        const rows = await store.db
+          .selectFrom(table)
+          .leftJoin('secret', 'secret.id', `${table}.secret_id`)
+          .select([`${table}.secret_id as of`, 'secret.id'])
+          .execute();
+        found.push(...rows.filter(({ id }) => id === null).map((row) => `${table} ${row.of}`));
+      }
+      const misplaced = await store.db
+        .selectFrom('rotation')
+        .innerJoin('secret', 'secret.id', 'rotation.secret_id')
+        .select('rotation.secret_id')
+        .whereRef('secret.namespace_id', '!=', 'rotation.namespace_id')
+        .execute();
+      return [...found, ...misplaced.map((row) => row.secret_id)];
+    },
+  };
+}
+
+test('rotation goes on after a full restore, in the same store and in an empty one', async () => {
+  let nowMs = Date.now();
+  const agent = await filled({ now: () => nowMs });
+  const { rotations, runOnce, orphans } = rotationOf(agent, () => nowMs);
+  await rotations.set('app', 'api', everyDay);
+  nowMs += 86_401_000;
+  await runOnce();
+  for (let time = 0; time < 2; time += 1) await value(agent, 'app', 'api');
+  await agent.vault.accesses.settle();
+  const before = await rotations.get('app', 'api');
+  expect(before).toMatchObject({
+    usesSinceRotation: 2,
+    lastRun: { outcome: 'succeeded' },
+    retiring: [{ version: 1 }],
+  });
+  const id = await makeBackup(agent);
+  expect(await agent.backups.drill(caller, id, { waitSeconds: 10 })).toMatchObject({
+    state: 'succeeded',
+    result: { rotations: 1 },
+  });
+
+  nowMs += 1_000;
+  await rotations.set('other', 'token', everyDay);
+  await rotations.set('app', 'api', { ...everyDay, everySeconds: 3_600 });
+  await put(agent, 'late', 'secret', 'made after');
+  await rotations.set('late', 'secret', everyDay);
+  await rotations.rotateNow(caller, 'late', 'secret');
+  await runOnce();
+  expect(await rotations.get('late', 'secret')).toMatchObject({ lastRun: { newVersion: 2 } });
+  const restored = await restoreFrom(agent, id, { mode: 'full', force: true });
+  expect(restored).toMatchObject({ state: 'succeeded', result: { rotations: 1 } });
+  const { etag: _etag, ...kept } = before;
+  expect(await rotations.get('app', 'api')).toMatchObject({ ...kept, retiring: [] });
+  await expect(rotations.get('other', 'token')).rejects.toMatchObject({ code: 'not_found' });
+  expect(await orphans()).toEqual([]);
+  expect((await rotations.list({ limit: 10, namespace: 'app' } as never)).items).toHaveLength(1);
+
+  const there = { ...freshPlace(), keyFile: place.keyFile };
+  const rescued = await open({ now: () => nowMs }, there);
+  expect(await restoreFrom(rescued, id, { mode: 'full' })).toMatchObject({ state: 'succeeded' });
+  const again = rotationOf(rescued, () => nowMs);
+  expect(await again.rotations.get('app', 'api')).toMatchObject({
+    policy: everyDay,
+    nextDueAt: before.nextDueAt,
+    lastRotatedAt: before.lastRotatedAt,
+    usesSinceRotation: 2,
+  });
+  nowMs += 86_401_000;
+  for (const [each, { rotations: of, runOnce: run }] of [
+    [agent, { rotations, runOnce }],
+    [rescued, again],
+  ] as const) {
+    const old = await value(each, 'app', 'api');
+    await run();
+    expect(await of.get('app', 'api')).toMatchObject({
+      lastRun: { outcome: 'succeeded', trigger: 'interval', oldVersion: 2, newVersion: 3 },
+    });
+    expect(await value(each, 'app', 'api')).not.toBe(old);
+    expect(each.errors).toEqual([]);
+  }
+});
+
+test('a secret that is replaced keeps its rotation and its readings, and no version of before is retired', async () => {
+  let nowMs = Date.now();
+  const agent = await filled({ now: () => nowMs });
+  const { rotations, runOnce } = rotationOf(agent, () => nowMs);
+  const id = await makeBackup(agent);
+  await rotations.set('app', 'api', { ...everyDay, overlapSeconds: 60 });
+  nowMs += 86_401_000;
+  await runOnce();
+  const readings = async (times: number) => {
+    for (let time = 0; time < times; time += 1) await value(agent, 'app', 'api');
+    await agent.vault.accesses.settle();
+  };
+  await readings(4);
+  const replaced = await restoreFrom(agent, id, { existing: 'replace', force: true });
+  expect(replaced).toMatchObject({ state: 'succeeded', result: { replaced: 3, rotations: 0 } });
+  expect(await rotations.get('app', 'api')).toMatchObject({ usesSinceRotation: 4, retiring: [] });
+  // Version 1, which was to be retired, is the current one again; and a fifth reading is one too many.
+  nowMs += 61_000;
+  await runOnce();
+  expect(await value(agent, 'app', 'api')).toBe('key-canary');
+  await readings(1);
+  nowMs += 11_000;
+  await runOnce();
+  expect(await rotations.get('app', 'api')).toMatchObject({
+    lastRun: { trigger: 'uses', outcome: 'succeeded', oldVersion: 1 },
+  });
+  expect(agent.errors).toEqual([]);
+});
+
+test('an agent that rotates while its secret is replaced changes nothing of what came', async () => {
+  const agent = await filled();
+  const { rotations, runner } = rotationOf(agent);
+  const id = await makeBackup(agent);
+  await rotations.set('app', 'api', everyDay);
+  const lease = await agent.leases.acquire('rotation', 60_000);
+  const update = agent.vault.secrets.promoteVersion.bind(agent.vault.secrets);
+  let isReplaced = false;
+  agent.vault.secrets.promoteVersion = async (...given) => {
+    if (!isReplaced) {
+      isReplaced = true;
+      await restoreFrom(agent, id, { existing: 'replace', force: true });
+    }
+    return update(...given);
+  };
+  await rotations.rotateNow(caller, 'app', 'api');
+  await runner.runOnce(lease as NonNullable<typeof lease>);
+  expect(isReplaced).toBe(true);
+  expect(await value(agent, 'app', 'api')).toBe('key-canary');
+  expect(await rotations.get('app', 'api')).toMatchObject({
+    state: 'scheduled',
+    lastRun: { outcome: 'failed', problem: { code: 'replaced' } },
+  });
 });

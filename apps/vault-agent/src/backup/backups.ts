@@ -23,13 +23,19 @@ import { DerivedKeys } from '@keystead/envelope/password';
 import { openEnvironmentKey } from '@keystead/envelope/providers/environment';
 import { Corrupt } from '@keystead/envelope/sealed';
 import { parseIdentity, type StreamIdentity } from '@keystead/envelope/sealed-stream';
+import { migrateVault, type VaultSchema } from '@keystead/vault-store/schema';
+import { accessMigrations } from '../access/access-tables.ts';
 import type { Caller } from '../access/caller.ts';
 import type { Door } from '../access/door.ts';
+import { leaseMigrations } from '../leases/lease-tables.ts';
+import { decodeRows } from '../namespaces/archive-rows.ts';
 import { identityText } from '../namespaces/namespace-change.ts';
+import { rotationMigrations } from '../rotation/rotation-tables.ts';
 import { storeLimits } from '../store/store-limits.ts';
 import { Vault } from '../store/vault.ts';
 import type { BackupReport } from '../upward/upward.ts';
-import { type BackupHeader, BackupReader } from './backup-archive.ts';
+import { readAccess } from './backup-access.ts';
+import { type BackupHeader, BackupReader, type BackupSummary } from './backup-archive.ts';
 import {
   type Asked,
   type BackupJournal,
@@ -37,13 +43,16 @@ import {
   type RunResult,
   type RunRow,
   shownRun,
+  thisRun,
 } from './backup-journal.ts';
 import { backupLimits as limits } from './backup-limits.ts';
 import { backupOf } from './backup-manifest.ts';
-import { type RestoreStep, restore, rowsOf } from './backup-restore.ts';
+import { readRecords } from './backup-records.ts';
+import { type RestoreStep, restore } from './backup-restore.ts';
+import { readRotations } from './backup-rotations.ts';
 import { type BackupRunner, backupKeyContext, destinationKind } from './backup-runner.ts';
 import { BackupSections } from './backup-sections.ts';
-import type { BackupDestination } from './destination.ts';
+import { type BackupDestination, DestinationError } from './destination.ts';
 import { type StoredBackup, StoredBackups, workPath } from './stored-backups.ts';
 
 export interface BackupsOptions {
@@ -80,6 +89,9 @@ interface Choice {
   waitSeconds: number;
 }
 
+/** What a drill can put back; files are read and no more. */
+const drilled: ReadonlySet<BackupContent> = new Set(['secrets', 'records', 'access']);
+const scratchMigrations = [...accessMigrations, ...leaseMigrations, ...rotationMigrations];
 const restoreLease = 'backup-restore';
 
 export class Backups {
@@ -88,25 +100,31 @@ export class Backups {
   readonly #stopping = new AbortController();
   /** Of this agent, by run. Bounded by what one may ask for at a time. */
   readonly #underWay = new Map<string, Promise<void>>();
+  #abandoned: NodeJS.Timeout | undefined;
 
   constructor(options: BackupsOptions) {
     this.#options = options;
     this.#stored = new StoredBackups(options.destinations, options.folder);
   }
 
-  /** Ends what an agent that is gone left open. */
+  /** Ends and removes what an agent that is gone left. A command beside a running agent does not. */
   async start(): Promise<void> {
     await mkdir(this.#options.folder, { recursive: true, mode: 0o700 });
     await this.#stored.removeLeftOvers();
-    const isAlone = this.#options.vault.store.kind === 'sqlite';
-    const nowMs = this.#options.now();
-    await this.#options.journal.endAbandoned(
-      isAlone ? nowMs : nowMs - 2 * limits.transferTimeoutMs,
+    const { journal, now } = this.#options;
+    const endAbandoned = () => journal.endAbandoned(now() - 2 * limits.transferTimeoutMs);
+    await endAbandoned();
+    clearInterval(this.#abandoned);
+    this.#abandoned = setInterval(
+      () => void endAbandoned().catch((error) => this.#options.onError?.(error)),
+      limits.abandonedEveryMs,
     );
+    this.#abandoned.unref();
   }
 
   async stop(): Promise<void> {
     this.#stopping.abort();
+    clearInterval(this.#abandoned);
     await Promise.allSettled(this.#underWay.values());
     await Promise.allSettled(this.#options.destinations.map((each) => each.close()));
   }
@@ -136,26 +154,22 @@ export class Backups {
     limit: number;
     cursor?: string | undefined;
   }): Promise<{ items: Backup[]; nextCursor: string | null }> {
-    const all = await this.#stored.list(this.#deadline());
-    const after = all.filter(
-      ({ manifest }) => query.cursor === undefined || manifest.id < query.cursor,
-    );
-    const items = after.slice(0, query.limit).map(shownBackup);
-    return {
-      items,
-      nextCursor: after.length > query.limit ? (items.at(-1)?.id ?? null) : null,
-    };
+    const { limit, cursor } = query;
+    const found = await this.#stored.page({ limit, before: cursor }, this.#deadline()).catch(away);
+    const items = found.items.map(shownBackup);
+    return { items, nextCursor: found.isMore ? (items.at(-1)?.id ?? null) : null };
   }
 
   /** @throws ServiceError `not_found` */
   async get(id: string): Promise<Backup> {
-    return shownBackup(await this.#stored.find(id, this.#deadline()));
+    return shownBackup(await this.#stored.find(id, this.#deadline()).catch(away));
   }
 
   /** @throws ServiceError `not_found` */
   async delete(id: string): Promise<void> {
     const signal = this.#deadline();
-    await this.#stored.remove(await this.#stored.find(id, signal), signal);
+    const found = await this.#stored.find(id, signal).catch(away);
+    await this.#stored.remove(found, signal).catch(away);
   }
 
   runs(query: {
@@ -176,22 +190,25 @@ export class Backups {
 
   /** Reads it to its end. @throws ServiceError `not_found` */
   verify(caller: Caller, id: string, choice: Choice): Promise<BackupRun> {
-    return this.#begin(caller, 'verify', id, choice, async (file, identities, signal) => {
-      const reader = await BackupReader.open(file);
-      const counts = { namespaces: 0, secrets: 0, versions: 0 };
-      for await (const row of rowsOf(reader, identities, { mode: 'full' })) {
+    return this.#begin(caller, 'verify', id, choice, async (reader, identities, signal) => {
+      const counts = { namespaces: 0, secrets: 0, versions: 0, rotations: 0, records: 0 };
+      for await (const { name, content } of reader.checkedSections(identities)) {
         signal.throwIfAborted();
-        if (row.kind === 'namespace') counts.namespaces += 1;
-        if (row.kind === 'secret') counts.secrets += 1;
-        if (row.kind === 'version') counts.versions += 1;
+        if (name === 'secrets') {
+          for await (const { kind } of decodeRows(content)) counts[`${kind}s`] += 1;
+        }
+        if (name === 'rotations') {
+          for await (const _ of readRotations(content)) counts.rotations += 1;
+        }
+        if (name === 'records') for await (const _ of readRecords(content)) counts.records += 1;
+        if (name === 'access') await readAccess(content);
       }
       const { summary } = reader;
-      if (
-        counts.namespaces !== summary.namespaces ||
-        counts.secrets !== summary.secrets ||
-        counts.versions !== summary.versions
-      ) {
-        throw new Corrupt('content', 'the backup holds another number of secrets than it says');
+      const names = ['namespaces', 'secrets', 'versions', 'rotations', 'records'] as const;
+      for (const name of names) {
+        const said = summary[name];
+        if (said === undefined || said === counts[name]) continue;
+        throw new Corrupt('content', `the backup holds ${counts[name]} ${name} and says ${said}`);
       }
       return { ...counts, ...rootOf(summary.contentRoot) };
     });
@@ -201,24 +218,26 @@ export class Backups {
    * All or nothing. @throws ServiceError `not_found`; what else is wrong is in the run
    */
   restore(caller: Caller, id: string, order: RestoreOrder): Promise<BackupRun> {
-    const { vault, leases, folder, onForced, onStep } = this.#options;
+    const { vault, leases, folder, now, onForced, onStep } = this.#options;
     const ttlMs = this.#options.leaseTtlMs ?? limits.leaseTtlMs;
-    return this.#begin(caller, 'restore', id, order, async (file, identities) => {
+    return this.#begin(caller, 'restore', id, order, async (reader, identities) => {
       const held = await leases.hold(restoreLease, ttlMs, () =>
         restore({
           vault,
-          file,
+          reader,
           identities,
           caller,
           choices: order,
           folder,
+          now,
           ...(onStep === undefined ? {} : { onStep }),
         }),
       );
       if (held === undefined) {
         throw new ServiceError('conflict', { detail: 'Another restore is under way' });
       }
-      const { counts, summary, files, records, removedNamespaces, wasForced } = held.result;
+      const { counts, summary, files, records, rotations, removedNamespaces, wasForced } =
+        held.result;
       if (wasForced) onForced?.(caller);
       return {
         namespaces: counts.namespaces,
@@ -229,6 +248,7 @@ export class Backups {
         skipped: counts.skipped,
         removedNamespaces,
         records,
+        rotations,
         dryRun: order.dryRun,
         files,
         ...rootOf(summary.contentRoot),
@@ -238,8 +258,14 @@ export class Backups {
 
   /** Restores into a vault that is made for it and dropped again. @throws ServiceError `not_found` */
   drill(caller: Caller, id: string, choice: Choice): Promise<BackupRun> {
-    return this.#begin(caller, 'drill', id, choice, async (file, identities, signal) => {
-      const { folder } = this.#options;
+    return this.#begin(caller, 'drill', id, choice, async (reader, identities, signal) => {
+      const { folder, now } = this.#options;
+      const contents = reader.header.contents.filter((name) => drilled.has(name));
+      if (contents.length === 0) {
+        throw new ServiceError('unprocessable', {
+          detail: 'The backup holds nothing of the store',
+        });
+      }
       const scratch = workPath(folder, 'drill');
       await mkdir(scratch, { mode: 0o700 });
       using key = generateKey();
@@ -249,23 +275,20 @@ export class Backups {
         vault = await Vault.open({
           sql: { kind: 'sqlite', file: join(scratch, 'vault.db') },
           provider,
+          migrations: scratchMigrations,
         });
-        const reader = await BackupReader.open(file);
-        await vault.transfer.importRows(
+        await migrateVault(vault.store.as<VaultSchema>(), now());
+        const { summary, rotations, records } = await restore({
+          vault,
+          reader,
+          identities,
           caller,
-          () => rowsOf(reader, identities, { mode: 'full' }),
-          {
-            existing: 'fail',
-            createNamespaces: true,
-            dryRun: false,
-          },
-        );
+          choices: { contents, mode: 'full', existing: 'fail', force: false, dryRun: false },
+          folder: scratch,
+          now,
+        });
         signal.throwIfAborted();
-        const { summary } = reader;
-        if (summary.contentRoot === null) {
-          throw new ServiceError('unprocessable', { detail: 'The backup holds no secrets' });
-        }
-        const found = await contentRootOf(vault);
+        const found = await contentRootOf(vault, contents, summary.rooted);
         if (found.contentRoot !== summary.contentRoot) {
           throw new Corrupt('content', 'what was restored is not what was backed up');
         }
@@ -273,8 +296,10 @@ export class Backups {
           namespaces: found.namespaces,
           secrets: found.secrets,
           versions: found.versions,
-          contentRoot: summary.contentRoot,
-          foundRoot: found.contentRoot,
+          rotations,
+          records,
+          ...rootOf(summary.contentRoot),
+          ...(found.contentRoot === null ? {} : { foundRoot: found.contentRoot }),
         };
       } finally {
         await vault?.close();
@@ -290,20 +315,20 @@ export class Backups {
     id: string,
     choice: Choice,
     work: (
-      file: string,
+      reader: BackupReader,
       identities: readonly StreamIdentity[],
       signal: AbortSignal,
     ) => Promise<Omit<RunResult, 'bytes' | 'durationMs'>>,
   ): Promise<BackupRun> {
     const { journal, onError } = this.#options;
     if (choice.destination !== undefined) this.#requireLabel(choice.destination);
-    const stored = await this.#stored.find(id, this.#deadline());
+    const stored = await this.#stored.find(id, this.#deadline()).catch(away);
     const chosen = this.#from(stored, choice.destination);
     const row = await journal.add({
       kind,
       state: 'running',
       requestedBy: identityText(caller.identity),
-      asked: {},
+      asked: { by: thisRun },
       backupId: id,
     });
     const going = this.#carryOut(caller, row, chosen, choice.openedBy, work).catch((error) =>
@@ -320,7 +345,7 @@ export class Backups {
     stored: StoredBackup,
     openedBy: OpenedBy,
     work: (
-      file: string,
+      reader: BackupReader,
       identities: readonly StreamIdentity[],
       signal: AbortSignal,
     ) => Promise<Omit<RunResult, 'bytes' | 'durationMs'>>,
@@ -348,11 +373,12 @@ export class Backups {
     try {
       const result = await door.perform(caller, errand, () =>
         this.#stored.withFile(stored, signal, async (file) => {
-          const { header } = await BackupReader.open(file);
+          const reader = await BackupReader.open(file);
+          const { header } = reader;
           if (header.id !== stored.manifest.id) {
             throw new Corrupt('header', 'the backup is another than its manifest says');
           }
-          return work(file, await this.#identities(header, openedBy), signal);
+          return work(reader, await this.#identities(header, openedBy), signal);
         }),
       );
       const durationMs = now() - startedAtMs;
@@ -443,6 +469,17 @@ export class Backups {
   }
 }
 
+/** What a destination that does not answer is to whoever asked. */
+function away(error: unknown): never {
+  if (!(error instanceof DestinationError)) throw error;
+  throw new ServiceError('unavailable', {
+    detail: `No destination of backups answers: ${error.reason}`,
+    internal: error.message,
+    cause: error,
+    ...(error.isRetryable ? { retryAfterSeconds: 30 } : {}),
+  });
+}
+
 function shownBackup({ manifest, destinations }: StoredBackup): Backup {
   return backupOf(
     manifest,
@@ -454,16 +491,20 @@ function rootOf(contentRoot: string | null): { contentRoot?: string } {
   return contentRoot === null ? {} : { contentRoot };
 }
 
-/** What a backup of the secrets would say now. */
-export async function contentRootOf(vault: Vault) {
+/** What a backup would say now. */
+export async function contentRootOf(
+  vault: Vault,
+  contents: readonly BackupContent[] = ['secrets'],
+  rooted?: BackupSummary['rooted'],
+): Promise<BackupSummary> {
   return vault.store.snapshot(async (queries) => {
     const parts = new BackupSections(
       queries as unknown as ConstructorParameters<typeof BackupSections>[0],
       vault.keys,
       {},
-      ['secrets'],
+      contents,
     );
     for await (const { content } of parts.sections()) for await (const _ of content);
-    return parts.summary;
+    return { ...parts.summary, contentRoot: parts.root.of(rooted) };
   });
 }

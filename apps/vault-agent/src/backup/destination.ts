@@ -32,7 +32,19 @@ export interface BackupDestination {
    */
   removeUnfinished(start: string, signal: AbortSignal): Promise<void>;
 
+  /** Where a connection for each file would be slow. @throws DestinationError */
+  session?(signal: AbortSignal): Promise<DestinationSession>;
+
   close(): Promise<void>;
+}
+
+/** Several things that are listed and read over one connection; also at once. */
+export interface DestinationSession {
+  /** @throws DestinationError */
+  list(): Promise<StoredFile[]>;
+  /** A small file; what is beyond `maxBytes` is left out. @throws DestinationError */
+  readText(name: string, maxBytes: number): Promise<string>;
+  close(): void;
 }
 
 export type DestinationReason =

@@ -18,14 +18,18 @@ import {
   installPackages,
 } from '@keystead/test-control-plane/infrastructure/programs';
 import { afterAll, beforeAll, expect, test } from 'vitest';
+import { type BackupManifest, manifestFileName } from './backup-manifest.ts';
 import { destinationSuite, failure, never, temporaryFile } from './destination-suite.fixture.ts';
 import { SftpDestination, type SftpOptions } from './sftp-destination.ts';
+import { StoredBackups } from './stored-backups.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'keystead-sftp-'));
 const username = userInfo().username;
 let server: ChildProcess | undefined;
 let port = 0;
 let hostKey = '';
+/** Connections that were let in. */
+let accepted = 0;
 
 async function startServer(): Promise<void> {
   if (findProgram('sshd') === undefined || findProgram('ssh-keygen') === undefined) {
@@ -65,6 +69,7 @@ async function startServer(): Promise<void> {
   let said = '';
   server.stderr?.on('data', (bytes) => {
     said = (said + bytes).slice(-2_000);
+    accepted += String(bytes).split('Accepted publickey').length - 1;
   });
   const deadlineMs = Date.now() + 10_000;
   while (!(await canConnect(port))) {
@@ -155,6 +160,38 @@ test('a wrong key, a wrong user, a wrong port and a silent host are told apart',
     'timed_out',
   );
   silent.close();
+});
+
+test('a page of a hundred backups is one connection, and so is one of them', async () => {
+  const path = join(folder, 'many');
+  mkdirSync(path);
+  const vaultId = `vlt_${'0'.repeat(26)}`;
+  for (let index = 100; index < 200; index += 1) {
+    const id = `bkp_${'0'.repeat(23)}${index}`;
+    const manifest: BackupManifest = {
+      format: 1,
+      id,
+      vaultId,
+      createdAt: '2027-01-01T00:00:00.000Z',
+      agentVersion: '1',
+      contents: [],
+      namespaces: 0,
+      secrets: 0,
+      versions: 0,
+      bytes: 0,
+      sha256: '0'.repeat(64),
+    };
+    writeFileSync(join(path, manifestFileName(manifest)), JSON.stringify(manifest));
+  }
+  const stored = new StoredBackups([destination({ path })], folder);
+  const before = accepted;
+  const page = await stored.page({ limit: 100 }, never);
+  expect(page.items.map(({ manifest }) => manifest.id.slice(-3))).toEqual(
+    Array.from({ length: 100 }, (_, index) => String(199 - index)),
+  );
+  const { manifest } = await stored.find(`bkp_${'0'.repeat(23)}150`, never);
+  expect(manifest.id).toMatch(/150$/);
+  await expect.poll(() => accepted).toBe(before + 2);
 });
 
 test('a label names the place and no secret', () => {

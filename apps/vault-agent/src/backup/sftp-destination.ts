@@ -12,10 +12,12 @@ import {
   type BackupDestination,
   DestinationError,
   type DestinationReason,
+  type DestinationSession,
   isBackupFileName,
   requireFileName,
   type StoredFile,
 } from './destination.ts';
+import { textOf } from './destination-session.ts';
 
 export interface SftpOptions {
   host: string;
@@ -82,15 +84,21 @@ export class SftpDestination implements BackupDestination {
   }
 
   async list(signal: AbortSignal): Promise<StoredFile[]> {
-    return this.#connected(signal, async (sftp) => {
-      const entries = await this.#entries(sftp);
-      if (entries.length > limits.filesListedMax) {
-        throw new DestinationError(this.label, 'misconfigured', 'holds too many files');
-      }
-      return entries
-        .filter(({ filename, attrs }) => isBackupFileName(filename) && attrs.isFile())
-        .map(({ filename, attrs }) => ({ name: filename, bytes: attrs.size }));
-    });
+    return this.#connected(signal, (sftp) => this.#list(sftp));
+  }
+
+  async session(signal: AbortSignal): Promise<DestinationSession> {
+    const held = await this.#hold(signal);
+    return {
+      list: () => held.during(() => this.#list(held.sftp)),
+      readText: (name, maxBytes) => {
+        requireFileName(name);
+        return held.during(() =>
+          textOf(held.sftp.createReadStream(this.#at(name)) as unknown as Readable, maxBytes),
+        );
+      },
+      close: () => held.release(),
+    };
   }
 
   async remove(name: string, signal: AbortSignal): Promise<void> {
@@ -114,6 +122,16 @@ export class SftpDestination implements BackupDestination {
 
   #at(name: string): string {
     return posix.join(this.#options.path, name);
+  }
+
+  async #list(sftp: SFTPWrapper): Promise<StoredFile[]> {
+    const entries = await this.#entries(sftp);
+    if (entries.length > limits.filesListedMax) {
+      throw new DestinationError(this.label, 'misconfigured', 'holds too many files');
+    }
+    return entries
+      .filter(({ filename, attrs }) => isBackupFileName(filename) && attrs.isFile())
+      .map(({ filename, attrs }) => ({ name: filename, bytes: attrs.size }));
   }
 
   async #entries(sftp: SFTPWrapper): Promise<FileEntryWithStats[]> {
@@ -143,6 +161,20 @@ export class SftpDestination implements BackupDestination {
   }
 
   async #connected<T>(signal: AbortSignal, work: (sftp: SFTPWrapper) => Promise<T>): Promise<T> {
+    const { sftp, during, release } = await this.#hold(signal);
+    try {
+      return await during(() => work(sftp));
+    } finally {
+      release();
+    }
+  }
+
+  /** A connection until it is released. What is done during it ends with it, whatever it waits for. */
+  async #hold(signal: AbortSignal): Promise<{
+    sftp: SFTPWrapper;
+    during: <T>(work: () => Promise<T>) => Promise<T>;
+    release: () => void;
+  }> {
     const { client, sftp } = await this.#connect(signal);
     let fail: (error: unknown) => void = () => undefined;
     const broken = new Promise<never>((_resolve, reject) => {
@@ -153,16 +185,22 @@ export class SftpDestination implements BackupDestination {
     client.on('error', fail);
     client.on('close', () => fail(new Error('the connection was closed')));
     signal.addEventListener('abort', abort, { once: true });
-    try {
-      signal.throwIfAborted();
-      return await Promise.race([work(sftp), broken]);
-    } catch (error) {
-      signal.throwIfAborted();
-      throw this.#explained(error);
-    } finally {
-      signal.removeEventListener('abort', abort);
-      client.end();
-    }
+    return {
+      sftp,
+      during: async (work) => {
+        try {
+          signal.throwIfAborted();
+          return await Promise.race([work(), broken]);
+        } catch (error) {
+          signal.throwIfAborted();
+          throw this.#explained(error);
+        }
+      },
+      release: () => {
+        signal.removeEventListener('abort', abort);
+        client.end();
+      },
+    };
   }
 
   async #connect(signal: AbortSignal): Promise<{ client: Client; sftp: SFTPWrapper }> {

@@ -14,7 +14,12 @@ import {
   manifestIdOf,
   parseManifest,
 } from './backup-manifest.ts';
-import { type BackupDestination, DestinationError } from './destination.ts';
+import {
+  type BackupDestination,
+  DestinationError,
+  type DestinationSession,
+} from './destination.ts';
+import { openSession } from './destination-session.ts';
 
 export interface StoredBackup {
   manifest: BackupManifest;
@@ -28,13 +33,28 @@ export function workPath(folder: string, kind: 'fetched' | 'drill' | 'restoring'
   return join(folder, `${kind}-${process.pid}-${randomBytes(8).toString('hex')}`);
 }
 
-function isAlive(pid: number): boolean {
+/** Whether there is a process of this number on this machine. */
+export function isAlive(pid: number): boolean {
   try {
     process.kill(pid, 0);
     return true;
   } catch (error) {
     return (error as NodeJS.ErrnoException).code === 'EPERM';
   }
+}
+
+/** A backup by the names of its files: nothing of it is read yet. */
+interface Named {
+  id: string;
+  manifestName: string;
+  places: Place[];
+}
+
+/** A destination that answered, for the time of one look. */
+interface Place {
+  destination: BackupDestination;
+  session: DestinationSession;
+  failure: unknown;
 }
 
 export class StoredBackups {
@@ -47,43 +67,78 @@ export class StoredBackups {
   }
 
   /**
-   * The newest first. A destination that does not answer is left out, unless none does.
+   * The newest first. Of what is named by the files the manifests of this page alone are read. A
+   * destination that does not answer is left out, unless none does.
    * @throws DestinationError
    */
-  async list(signal: AbortSignal): Promise<StoredBackup[]> {
-    const found = new Map<string, StoredBackup>();
-    const failures: unknown[] = [];
-    for (const destination of this.#destinations) {
-      try {
-        for (const { name } of await destination.list(signal)) {
-          const named = manifestIdOf(name);
-          if (named === undefined) continue;
-          const known = found.get(named.id);
-          if (known !== undefined) {
-            known.destinations.push(destination);
-            continue;
-          }
-          const manifest = parseManifest(await readSmall(destination, name, signal), name);
-          if (manifest !== undefined) {
-            found.set(manifest.id, { manifest, destinations: [destination] });
-          }
-        }
-      } catch (error) {
-        signal.throwIfAborted();
-        failures.push(error);
+  async page(
+    query: { limit: number; before?: string | undefined },
+    signal: AbortSignal,
+  ): Promise<{ items: StoredBackup[]; isMore: boolean }> {
+    return this.#look(signal, async (named) => {
+      const { before } = query;
+      const left = named
+        .filter(({ id }) => before === undefined || id < before)
+        .sort((one, other) => (one.id < other.id ? 1 : -1));
+      const items: StoredBackup[] = [];
+      while (items.length < query.limit && left.length > 0) {
+        const next = left.splice(0, query.limit - items.length);
+        const read = await inParallel(next, (each) => readManifest(each, signal));
+        items.push(...read.filter((each) => each !== undefined));
       }
-    }
-    if (failures.length > 0 && failures.length === this.#destinations.length) throw failures[0];
-    return [...found.values()].sort((one, other) => (one.manifest.id < other.manifest.id ? 1 : -1));
+      return { items, isMore: left.length > 0 };
+    });
   }
 
-  /** @throws ServiceError `not_found`, DestinationError */
+  /** Reads the one manifest. @throws ServiceError `not_found`, DestinationError */
   async find(id: string, signal: AbortSignal): Promise<StoredBackup> {
-    const found = (await this.list(signal)).find(({ manifest }) => manifest.id === id);
-    if (found === undefined) {
+    return this.#look(signal, async (named) => {
+      const wanted = named.find((each) => each.id === id);
+      const found = wanted && (await readManifest(wanted, signal));
+      if (found !== undefined) return found;
       throw new ServiceError('not_found', { detail: `No destination has the backup ${id}` });
+    });
+  }
+
+  /** One session a destination for all that is listed and read. */
+  async #look<T>(signal: AbortSignal, work: (named: Named[]) => Promise<T>): Promise<T> {
+    const places: Place[] = [];
+    const failures: unknown[] = [];
+    const named = new Map<string, Named>();
+    try {
+      await Promise.all(
+        this.#destinations.map(async (destination) => {
+          try {
+            const session = await openSession(destination, signal);
+            const place: Place = { destination, session, failure: undefined };
+            places.push(place);
+            for (const { name } of await session.list()) {
+              const of = manifestIdOf(name);
+              if (of === undefined) continue;
+              const known = named.get(of.id);
+              if (known === undefined) {
+                named.set(of.id, { id: of.id, manifestName: name, places: [place] });
+              } else if (known.manifestName === name) known.places.push(place);
+            }
+          } catch (error) {
+            signal.throwIfAborted();
+            failures.push(error);
+          }
+        }),
+      );
+      if (failures.length > 0 && failures.length === this.#destinations.length) throw failures[0];
+      // As they are configured, whichever answered first.
+      const order = (place: Place) => this.#destinations.indexOf(place.destination);
+      for (const each of named.values()) each.places.sort((a, b) => order(a) - order(b));
+      const result = await work([...named.values()]);
+      const broken = places.filter(({ failure }) => failure !== undefined);
+      if (broken.length > 0 && broken.length + failures.length === this.#destinations.length) {
+        throw broken[0]?.failure;
+      }
+      return result;
+    } finally {
+      for (const { session } of places) session.close();
     }
-    return found;
   }
 
   /** The manifest goes first: a file without one is no backup. @throws DestinationError */
@@ -163,27 +218,39 @@ async function fetchFile(
   );
 }
 
-/** A manifest's text. @throws DestinationError */
-export async function readSmall(
-  destination: BackupDestination,
-  name: string,
-  signal: AbortSignal,
-): Promise<string> {
-  const stream = await destination.read(name, signal);
-  const chunks: Buffer[] = [];
-  let length = 0;
-  try {
-    for await (const chunk of stream) {
-      length += (chunk as Buffer).length;
-      if (length > limits.manifestMaxBytes) break;
-      chunks.push(chunk as Buffer);
+/** From the first of its places that has it undamaged; undefined where none has. */
+async function readManifest(named: Named, signal: AbortSignal): Promise<StoredBackup | undefined> {
+  for (const [index, place] of named.places.entries()) {
+    try {
+      const text = await place.session.readText(named.manifestName, limits.manifestMaxBytes);
+      const manifest = parseManifest(text, named.manifestName);
+      if (manifest === undefined) continue;
+      const places = named.places.slice(index);
+      return { manifest, destinations: places.map(({ destination }) => destination) };
+    } catch (error) {
+      signal.throwIfAborted();
+      // Removed since it was listed.
+      if (error instanceof DestinationError && error.reason === 'not_found') continue;
+      place.failure ??= error;
     }
-  } catch (error) {
-    if (error instanceof DestinationError) throw error;
-    signal.throwIfAborted();
-    throw new DestinationError(destination.label, 'unavailable', `${name} was not read`, error);
-  } finally {
-    stream.destroy();
   }
-  return Buffer.concat(chunks).toString('utf8');
+  return undefined;
+}
+
+/** Several at once, in their order: what is far away answers slowly, not seldom. */
+export async function inParallel<T, R>(
+  items: readonly T[],
+  work: (item: T) => Promise<R>,
+): Promise<R[]> {
+  const results: R[] = [];
+  let next = 0;
+  const worker = async () => {
+    while (next < items.length) {
+      const index = next;
+      next += 1;
+      results[index] = await work(items[index] as T);
+    }
+  };
+  await Promise.all(Array.from({ length: limits.manifestsAtOnce }, worker));
+  return results;
 }
