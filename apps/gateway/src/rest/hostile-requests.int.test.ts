@@ -1,7 +1,6 @@
-import { once } from 'node:events';
 import { Agent } from 'node:http';
-import { connect } from 'node:net';
-import { problem, ServiceError } from '@keystead/contracts/errors';
+import { ServiceError } from '@keystead/contracts/errors';
+import { checkRawBytes } from '@keystead/test-control-plane/hostile/raw-bytes.fixture';
 import {
   type DrawnRequest,
   requestsOf,
@@ -91,62 +90,9 @@ test('any target and any method get a clear answer', async () => {
   );
 });
 
-/** What the server says to bytes that are hardly a request, until it closes or falls silent. */
-async function say(bytes: string | Buffer): Promise<string> {
-  const socket = connect(rest.port, '127.0.0.1');
-  let heard = '';
-  socket.on('data', (chunk) => {
-    heard += chunk;
-    if (heard.includes('\r\n\r\n')) socket.end();
-  });
-  socket.on('error', () => {});
-  socket.end(bytes);
-  await once(socket, 'close');
-  return heard;
-}
-
-test.each([
-  ['garbage', '\x16\x03\x01\x02\x00', 400, 'invalid_request'],
-  ['an unknown method', 'BREW /v1/vaults HTTP/1.1\r\nhost: x\r\n\r\n', 400, 'invalid_request'],
-  ['no host', 'GET /v1/vaults HTTP/1.1\r\nconnection: close\r\n\r\n', 400, 'invalid_request'],
-  [
-    'two lengths',
-    'POST /v1/vaults HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\na',
-    400,
-    'invalid_request',
-  ],
-  [
-    'a length and chunks',
-    'POST /v1/vaults HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n',
-    400,
-    'invalid_request',
-  ],
-  [
-    'headers too large',
-    `GET /v1/vaults HTTP/1.1\r\nhost: x\r\nx: ${'a'.repeat(20_000)}\r\n\r\n`,
-    431,
-    'headers_too_large',
-  ],
-  [
-    'an address too long',
-    `GET /v1/vaults?name=${'a'.repeat(20_000)} HTTP/1.1\r\nhost: x\r\n\r\n`,
-    431,
-    'headers_too_large',
-  ],
-])('%s: a problem document and the end of the connection', async (_, bytes, status, code) => {
-  const heard = await say(bytes);
-  const [head = '', text = ''] = heard.split('\r\n\r\n');
-  expect(head).toMatch(new RegExp(`^HTTP/1.1 ${status} `));
-  if (text !== '') expect(problem.parse(JSON.parse(text))).toMatchObject({ code, status });
-});
-
-test('no bytes at all bring the server down', async () => {
-  await fc.assert(
-    fc.asyncProperty(fc.uint8Array({ minLength: 1, maxLength: 2_000 }), async (bytes) => {
-      const heard = await say(Buffer.from(bytes));
-      expect(heard).not.toMatch(/^HTTP\/1\.1 5/);
-    }),
-    { numRuns: runs },
-  );
-  expect((await fetch(`${rest.url}/healthz`)).status).toBe(200);
+checkRawBytes({
+  port: () => rest.port,
+  path: '/v1/vaults',
+  runs,
+  isWell: async () => expect((await fetch(`${rest.url}/healthz`)).status).toBe(200),
 });

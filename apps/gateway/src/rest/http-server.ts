@@ -3,7 +3,6 @@
  * caller is known, and an answer of ours for what is refused before any route is found.
  */
 import type { IncomingMessage } from 'node:http';
-import type { Socket } from 'node:net';
 import { setTimeout as delay } from 'node:timers/promises';
 import helmet from '@fastify/helmet';
 import { ServiceError } from '@keystead/contracts/errors';
@@ -14,6 +13,7 @@ import {
 } from '@keystead/contracts/http/problem-answer';
 import { readRequestId } from '@keystead/contracts/http/request-text';
 import type { RouteTable } from '@keystead/contracts/http/route-table';
+import { refuseUnreadable } from '@keystead/contracts/http/unreadable-request';
 import { newUuid } from '@keystead/contracts/ids';
 import { limits } from '@keystead/contracts/limits';
 import { FastifyAdapter } from '@nestjs/platform-fastify';
@@ -76,7 +76,7 @@ export function createHttpServer(options: HttpServerOptions): HttpServer {
         .headers({ ...headers, ...headersOfEarlyAnswers(request.id) })
         .send(JSON.stringify(body));
     },
-    clientErrorHandler: refuseUnreadable,
+    clientErrorHandler: (error, socket) => refuseUnreadable(error, socket, newUuid),
   });
   const server = adapter.getInstance<FastifyInstance>();
   server.server.maxConnections = limits.httpConnectionsMax;
@@ -169,31 +169,4 @@ function readBodiesAsBytes(server: FastifyInstance): void {
       );
     } else done(null, body);
   });
-}
-
-const statusOfClientError: Record<string, ConstructorParameters<typeof ServiceError>> = {
-  HPE_HEADER_OVERFLOW: ['headers_too_large'],
-  ERR_HTTP_REQUEST_TIMEOUT: ['request_timeout'],
-};
-
-// No request came out of these bytes, so there is no reply: the answer is written by hand.
-function refuseUnreadable(error: Error & { code?: string }, socket: Socket): void {
-  if (error.code === 'ECONNRESET' || socket.destroyed) return;
-  const [code, details] = statusOfClientError[error.code ?? ''] ?? [
-    'invalid_request',
-    { detail: 'This is not a well-formed HTTP request' },
-  ];
-  const answer = problemAnswer(new ServiceError(code, details), newUuid(), new Date());
-  const body = JSON.stringify(answer.body);
-  const headers = {
-    ...answer.headers,
-    'content-length': String(Buffer.byteLength(body)),
-    ...headersOfEarlyAnswers(answer.body.requestId),
-    connection: 'close',
-  };
-  const head = Object.entries(headers).map(([name, value]) => `${name}: ${value}\r\n`);
-  if (socket.writable) {
-    socket.end(`HTTP/1.1 ${answer.status} ${answer.body.title}\r\n${head.join('')}\r\n${body}`);
-  }
-  setTimeout(() => socket.destroy(), 1_000).unref();
 }

@@ -1,8 +1,6 @@
-import { once } from 'node:events';
 import { Agent } from 'node:http';
-import { connect } from 'node:net';
 import { agentOperations } from '@keystead/contracts/agent-api/operations';
-import { problem } from '@keystead/contracts/errors';
+import { checkRawBytes } from '@keystead/test-control-plane/hostile/raw-bytes.fixture';
 import {
   type DrawnRequest,
   requestsOf,
@@ -72,50 +70,6 @@ test('any target and any method get a clear answer', async () => {
   );
 });
 
-/** What the server says to bytes that are hardly a request, until it closes or falls silent. */
-async function say(bytes: string | Buffer): Promise<string> {
-  const socket = connect(agent.port, '127.0.0.1');
-  let heard = '';
-  socket.on('data', (chunk) => {
-    heard += chunk;
-    if (heard.includes('\r\n\r\n')) socket.end();
-  });
-  socket.on('error', () => {});
-  socket.end(bytes);
-  await once(socket, 'close');
-  return heard;
-}
-
-const path = '/v1/namespaces';
-test.each([
-  ['garbage', '\x16\x03\x01\x02\x00', 400, 'invalid_request'],
-  ['an unknown method', `BREW ${path} HTTP/1.1\r\nhost: x\r\n\r\n`, 400, 'invalid_request'],
-  ['no host', `GET ${path} HTTP/1.1\r\nconnection: close\r\n\r\n`, 400, 'invalid_request'],
-  [
-    'two lengths',
-    `POST ${path} HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\na`,
-    400,
-    'invalid_request',
-  ],
-  [
-    'a length and chunks',
-    `POST ${path} HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n`,
-    400,
-    'invalid_request',
-  ],
-  [
-    'headers too large',
-    `GET ${path} HTTP/1.1\r\nhost: x\r\nx: ${'a'.repeat(20_000)}\r\n\r\n`,
-    431,
-    'headers_too_large',
-  ],
-])('%s: a problem document and the end of the connection', async (_, bytes, status, code) => {
-  const heard = await say(bytes);
-  const [head = '', text = ''] = heard.split('\r\n\r\n');
-  expect(head).toMatch(new RegExp(`^HTTP/1.1 ${status} `));
-  expect(problem.parse(JSON.parse(text))).toMatchObject({ code, status });
-});
-
 test('a body beyond the limit, an encoded one and another type are refused before they are read', async () => {
   const to = '/v1/namespaces/production/secrets';
   const large = await agent.send('POST', to, { bytes: Buffer.alloc(2 * 1_024 * 1_024, 0x20) });
@@ -135,14 +89,12 @@ test('a body beyond the limit, an encoded one and another type are refused befor
   }
 });
 
-test('no bytes at all bring the agent down', async () => {
-  await fc.assert(
-    fc.asyncProperty(fc.uint8Array({ minLength: 1, maxLength: 2_000 }), async (bytes) => {
-      const heard = await say(Buffer.from(bytes));
-      expect(heard).not.toMatch(/^HTTP\/1\.1 5/);
-    }),
-    { numRuns: runs },
-  );
-  expect((await agent.send('GET', '/readyz')).status).toBe(200);
-  expect(agent.output).not.toMatch(/unexpected error|a request failed/);
+checkRawBytes({
+  port: () => agent.port,
+  path: '/v1/namespaces',
+  runs,
+  isWell: async () => {
+    expect((await agent.send('GET', '/readyz')).status).toBe(200);
+    expect(agent.output).not.toMatch(/unexpected error|a request failed/);
+  },
 });

@@ -14,6 +14,7 @@ import {
 } from '@keystead/contracts/http/problem-answer';
 import { readRequestId } from '@keystead/contracts/http/request-text';
 import { RouteTable } from '@keystead/contracts/http/route-table';
+import { refuseUnreadable } from '@keystead/contracts/http/unreadable-request';
 import { KeyProviderError } from '@keystead/envelope/key-provider';
 import { TooManyDerivations } from '@keystead/envelope/password';
 import Fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify';
@@ -83,7 +84,8 @@ export class HttpServer {
       },
       frameworkErrors: (error: Error, request: FastifyRequest, reply: FastifyReply) =>
         sendProblem(error, request, reply),
-      clientErrorHandler: refuseUnreadable,
+      clientErrorHandler: (error: Error, socket: Socket) =>
+        refuseUnreadable(error, socket, newRequestId),
     };
     const http = {
       maxHeaderSize: httpLimits.headersMaxBytes,
@@ -152,6 +154,17 @@ export class HttpServer {
     clearTimeout(cut);
   }
 
+  /** What a caller is told of an error; the log holds what is no fault of the caller's. */
+  explain(error: unknown, request: FastifyRequest): ServiceError {
+    const known = asServiceError(explained(error));
+    if (known.code === 'internal') {
+      this.#log.error({ err: error, requestId: request.id }, 'a request failed');
+    } else if (known.code === 'unavailable') {
+      this.#log.warn({ reason: known.message, requestId: request.id }, 'not available');
+    }
+    return known;
+  }
+
   // JSON is parsed after the caller is known, so that nobody else can make us parse it.
   #readBodiesAsBytes(): void {
     this.app.removeAllContentTypeParsers();
@@ -180,13 +193,7 @@ export class HttpServer {
 
   #answerFaults(): void {
     this.app.setErrorHandler((error, request, reply) => {
-      const known = asServiceError(explained(error));
-      if (known.code === 'internal') {
-        this.#log.error({ err: error, requestId: request.id }, 'a request failed');
-      } else if (known.code === 'unavailable') {
-        this.#log.warn({ reason: known.message, requestId: request.id }, 'not available');
-      }
-      sendProblem(known, request, reply);
+      sendProblem(this.explain(error, request), request, reply);
     });
     this.app.setNotFoundHandler((request, reply) => {
       const offered = this.routes.methodsOf(request.url);
@@ -230,36 +237,9 @@ export function sendProblem(error: unknown, request: FastifyRequest, reply: Fast
     .send(JSON.stringify(body));
 }
 
-const statusOfClientError: Record<string, ConstructorParameters<typeof ServiceError>> = {
-  HPE_HEADER_OVERFLOW: ['headers_too_large'],
-  ERR_HTTP_REQUEST_TIMEOUT: ['request_timeout'],
-};
-
-// No request came out of these bytes, so there is no reply: the answer is written by hand.
 /** By whom certificates of clients are judged. */
 function trustOf({ clientCa, clientCrl }: TlsFiles): string {
   return [clientCa, clientCrl].map((each) => each?.toString('base64') ?? '').join(' ');
-}
-
-function refuseUnreadable(error: Error & { code?: string }, socket: Socket): void {
-  if (error.code === 'ECONNRESET' || socket.destroyed) return;
-  const [code, details] = statusOfClientError[error.code ?? ''] ?? [
-    'invalid_request',
-    { detail: 'This is not a well-formed HTTP request' },
-  ];
-  const answer = problemAnswer(new ServiceError(code, details), newRequestId(), new Date());
-  const body = JSON.stringify(answer.body);
-  const headers = {
-    ...answer.headers,
-    'content-length': String(Buffer.byteLength(body)),
-    ...headersOfEarlyAnswers(answer.body.requestId),
-    connection: 'close',
-  };
-  const head = Object.entries(headers).map(([name, value]) => `${name}: ${value}\r\n`);
-  if (socket.writable) {
-    socket.end(`HTTP/1.1 ${answer.status} ${answer.body.title}\r\n${head.join('')}\r\n${body}`);
-  }
-  setTimeout(() => socket.destroy(), 1_000).unref();
 }
 
 /** What of the envelope is no fault of ours and none of the request's. */
