@@ -15,6 +15,8 @@ const secretLength = 43;
 const checksumLength = 6;
 const prefixLength = mark.length + nameLength;
 const keyLength = prefixLength + 1 + secretLength + checksumLength;
+/** Of what names a key. */
+export const prefixForm = /^ksv_[0-9A-Za-z]{12}$/;
 const form = /^ksv_[0-9A-Za-z]{12}_[0-9A-Za-z]{49}$/;
 
 export interface NewApiKey {

@@ -37,6 +37,7 @@ import {
 } from '@keystead/envelope/sealed-stream';
 import { z } from 'zod';
 import { backupLimits as limits } from './backup-limits.ts';
+import { ContentRoot, rootedSections } from './content-root.ts';
 
 const magic = Buffer.from('KSBACKUP', 'latin1');
 const version = 1;
@@ -68,15 +69,20 @@ export const backupSummary = z.strictObject({
   namespaces: count,
   secrets: count,
   versions: count,
-  /** SHA-256 of the section of secrets; null where there is none. */
+  rotations: count.optional(),
+  records: count.optional(),
+  /** SHA-256 over the sections of the store; null where there is none. */
   contentRoot: hexHash.nullable(),
+  /** Which; without it, the secrets alone, by themselves. */
+  rooted: z.array(z.enum(rootedSections)).max(rootedSections.length).optional(),
   /** As they were when the backup was made. */
   revisions: z.array(z.strictObject({ id: z.string().max(64), revision: count })),
 });
 export type BackupSummary = z.output<typeof backupSummary>;
 
 const sectionName = z.strictObject({
-  name: z.enum(backupContents),
+  /** `rotations` go with the secrets. */
+  name: z.enum([...backupContents, 'rotations']),
   /** Of a file: no path. */
   file: z
     .string()
@@ -196,6 +202,19 @@ export class BackupReader {
     } finally {
       await frames.return();
     }
+  }
+
+  /** As `sections`; and what comes from the store is what the backup says, or it ends in an error. */
+  async *checkedSections(
+    identities: readonly StreamIdentity[],
+  ): AsyncGenerator<Section, void, undefined> {
+    const root = new ContentRoot();
+    for await (const section of this.sections(identities)) {
+      const content = root.over(section.name, section.content);
+      yield { ...section, content };
+      for await (const _ of content);
+    }
+    root.require(this.summary);
   }
 
   async *#inflated(identities: readonly StreamIdentity[]): AsyncGenerator<Buffer> {

@@ -120,11 +120,12 @@ export function addBackupCommands(program: Command, withBackups: WithBackups): v
     .option('--contents <names>', `some of ${backupContents.join(', ')}`, list)
     .option('--namespace <patterns>', 'with * for anything', list)
     .option('--secret <patterns>', 'with * for anything', list)
+    .option('--record <patterns>', 'ids of records, likewise', list)
     .option('--existing <what>', 'fail, skip or replace', 'fail')
     .option('--force', 'also over what is newer than the backup', false)
     .option('--dry-run', 'say what it would do', false)
     .action(async (id, options) => {
-      const { contents, namespace, secret, existing, full, force, dryRun } = options;
+      const { contents, namespace, secret, record, existing, full, force, dryRun } = options;
       const order = restoreBackup.body.safeParse({
         mode: full ? 'full' : 'selected',
         ...(contents === undefined ? {} : { contents }),
@@ -133,6 +134,7 @@ export function addBackupCommands(program: Command, withBackups: WithBackups): v
         dryRun,
         ...(namespace === undefined ? {} : { namespaces: namespace }),
         ...(secret === undefined ? {} : { secrets: secret }),
+        ...(record === undefined ? {} : { records: record }),
         ...choiceOf(options),
       });
       if (!order.success) {

@@ -4,11 +4,11 @@
  * whatever store they are restored into.
  */
 import { ServiceError } from '@keystead/contracts/errors';
-import { Corrupt } from '@keystead/envelope/sealed';
 import { dataTags, decodeData } from '@keystead/vault-store/record-data';
 import type { VaultSchema } from '@keystead/vault-store/schema';
 import type { Queries } from '@keystead/vault-store/sql/sql-store';
 import { z } from 'zod';
+import { readLines } from './section-lines.ts';
 
 export type RecordQueries = Queries<VaultSchema>;
 
@@ -17,7 +17,10 @@ const recordLine = z.strictObject({
   id: z.string().min(1).max(255),
   token: z.string().min(1).max(255),
   value: z.base64().max(64 * 1_024 * 1_024),
-  data: z.string().max(1_024 * 1_024),
+  data: z
+    .string()
+    .max(1_024 * 1_024)
+    .refine((text) => decodeData(text) !== undefined, 'is not understood'),
   created_at: time,
   updated_at: time,
   expires_at: time,
@@ -50,33 +53,10 @@ export async function* recordLines(
 }
 
 /** @throws Corrupt */
-export async function* readRecords(
+export function readRecords(
   content: AsyncIterable<Uint8Array>,
 ): AsyncGenerator<RecordLine, void, undefined> {
-  let waiting: Buffer = Buffer.alloc(0);
-  for await (const chunk of content) {
-    waiting = Buffer.concat([waiting, chunk]);
-    for (let end = waiting.indexOf(0x0a); end >= 0; end = waiting.indexOf(0x0a)) {
-      yield decodeLine(waiting.subarray(0, end));
-      waiting = waiting.subarray(end + 1);
-    }
-    if (waiting.length > lineMaxBytes) throw new Corrupt('too_long');
-  }
-  if (waiting.length > 0) throw new Corrupt('too_short', 'the records of the backup are cut off');
-}
-
-function decodeLine(line: Buffer): RecordLine {
-  let content: unknown;
-  try {
-    content = JSON.parse(line.toString('utf8'));
-  } catch {
-    throw new Corrupt('content', 'a record of the backup is no JSON');
-  }
-  const parsed = recordLine.safeParse(content);
-  if (!parsed.success || decodeData(parsed.data.data) === undefined) {
-    throw new Corrupt('content', 'a record of the backup is not understood');
-  }
-  return parsed.data;
+  return readLines('records', content, recordLine, lineMaxBytes);
 }
 
 interface RecordChoices {

@@ -10,7 +10,6 @@ import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import type { RestoreOrder } from '@keystead/contracts/agent-api/backup';
 import { ServiceError } from '@keystead/contracts/errors';
-import { Corrupt } from '@keystead/envelope/sealed';
 import type { StreamIdentity } from '@keystead/envelope/sealed-stream';
 import type { Queries } from '@keystead/vault-store/sql/sql-store';
 import type { AccessTables } from '../access/access-tables.ts';
@@ -19,18 +18,20 @@ import { anyNameMatcher } from '../access/name-pattern.ts';
 import type { ImportCounts } from '../namespaces/archive-import.ts';
 import { type ArchiveRow, decodeRows } from '../namespaces/archive-rows.ts';
 import { removeNamespace } from '../namespaces/namespaces.ts';
+import { dropOrphans, keepUses, restartRotations } from '../rotation/rotation-restart.ts';
+import type { RotationSchema } from '../rotation/rotation-tables.ts';
 import type { AgentSchema } from '../store/agent-tables.ts';
 import { lockNamespace, lockVault } from '../store/locks.ts';
 import type { Vault } from '../store/vault.ts';
-import { BackupReader, type BackupSummary, type Section } from './backup-archive.ts';
-import { backupLimits as limits } from './backup-limits.ts';
+import { type AccessLine, readAccess, takeAccess } from './backup-access.ts';
+import type { BackupReader, BackupSummary } from './backup-archive.ts';
 import { type RecordQueries, readRecords, takeRecords } from './backup-records.ts';
-import { type AccessLine, accessLine } from './backup-sections.ts';
+import { type RotationLine, readRotations, takeRotations } from './backup-rotations.ts';
 import { workPath } from './stored-backups.ts';
 
 export type RestoreChoices = Pick<
   RestoreOrder,
-  'contents' | 'mode' | 'namespaces' | 'secrets' | 'existing' | 'force' | 'dryRun'
+  'contents' | 'mode' | 'namespaces' | 'secrets' | 'records' | 'existing' | 'force' | 'dryRun'
 >;
 
 export interface Restored {
@@ -39,6 +40,8 @@ export interface Restored {
   removedNamespaces: number;
   /** Of the token vault. */
   records: number;
+  /** Secrets that are rotated as the backup says. */
+  rotations: number;
   files: string[];
   /** Something newer than the backup was overwritten, because that was wanted. */
   wasForced: boolean;
@@ -47,12 +50,13 @@ export interface Restored {
 export interface RestoreOptions {
   vault: Vault;
   /** The backup, on this machine. */
-  file: string;
+  reader: BackupReader;
   identities: readonly StreamIdentity[];
   caller: Caller;
   choices: RestoreChoices;
   /** Where files of the backup are laid. */
   folder: string;
+  now: () => number;
   /** Called between the steps; tests end the process there. */
   onStep?: (step: RestoreStep) => void | Promise<void>;
 }
@@ -73,6 +77,8 @@ const noCounts: ImportCounts = {
 interface Found {
   namespaceNames: string[];
   access: AccessLine[];
+  /** Backups of before have none, and say nothing of rotation. */
+  hasRotations: boolean;
   /** File names, laid in the folder that is not complete yet. */
   files: string[];
 }
@@ -82,9 +88,8 @@ interface Found {
  * something is there already; Corrupt, WrongKey
  */
 export async function restore(options: RestoreOptions): Promise<Restored> {
-  const { vault, choices, caller, identities } = options;
+  const { vault, choices, caller, identities, reader } = options;
   const step = options.onStep ?? (() => undefined);
-  const reader = await BackupReader.open(options.file);
   requireContents(reader, choices);
   const laid = join(options.folder, `restored-${reader.header.id}`);
   const unfinished = workPath(options.folder, 'restoring');
@@ -94,31 +99,53 @@ export async function restore(options: RestoreOptions): Promise<Restored> {
     const guard = new Guard(vault, reader, summary, found, choices);
     await vault.store.snapshot((queries) => guard.check(queries));
     await step('read');
+    const isFull = choices.mode === 'full';
     let removedNamespaces = 0;
     let records = { taken: 0, overwroteNewer: false };
+    let rotations = 0;
+    /** Of secrets that are rotated: their ids stay, so that their history does. */
+    let rotated = new Map<string, string>();
     const before = async (queries: Queries<AgentSchema>) => {
       await guard.check(queries);
-      if (choices.contents.includes('access')) await takeAccess(queries, found.access);
+      if (choices.contents.includes('access')) {
+        await takeAccess(queries as unknown as Queries<AccessTables>, found.access);
+      }
       if (choices.contents.includes('records')) {
         records = await takeRecords(
           queries as unknown as RecordQueries,
-          recordsOf(reader, identities),
+          recordsOf(reader, identities, choices),
           { ...choices, backedUpAtMs: reader.header.createdAtMs },
         );
       }
-      if (!choices.contents.includes('secrets') || choices.mode !== 'full') return;
-      removedNamespaces = await removeAll(vault, queries);
+      if (!choices.contents.includes('secrets') || !isFull) return;
+      const rotation = queries as unknown as Queries<RotationSchema>;
+      rotated = await rotatedSecrets(rotation);
+      const removed = await lockAll(vault, queries);
+      await restartRotations(rotation, vault.store.kind, options.now());
+      if (found.hasRotations) await rotation.deleteFrom('rotation').execute();
+      else await keepUses(rotation);
+      await removeAll(queries, removed);
+      removedNamespaces = removed.length;
       await step('removed');
+    };
+    const after = async (queries: Queries<AgentSchema>, changed: readonly string[]) => {
+      const rotation = queries as unknown as Queries<RotationSchema>;
+      if (found.hasRotations) {
+        const lines = rotationsOf(reader, identities, choices);
+        rotations = await takeRotations(rotation, lines, new Set(changed));
+      }
+      if (isFull) await dropOrphans(rotation);
     };
     let counts = noCounts;
     if (choices.contents.includes('secrets')) {
-      const isFull = choices.mode === 'full';
       counts = await vault.transfer.importRows(caller, () => rowsOf(reader, identities, choices), {
         existing: isFull ? 'fail' : choices.existing,
         intoEmpty: isFull,
+        idHere: (namespace, secret) => rotated.get(`${namespace} ${secret}`),
         createNamespaces: true,
         dryRun: choices.dryRun,
         before,
+        after,
       });
     } else if (!choices.dryRun) {
       await vault.store.writeInBulk(before);
@@ -139,6 +166,7 @@ export async function restore(options: RestoreOptions): Promise<Restored> {
       removedNamespaces,
       files: choices.dryRun ? [] : files,
       records: records.taken,
+      rotations,
       wasForced: (guard.wasForced || records.overwroteNewer) && !choices.dryRun,
     };
   } catch (error) {
@@ -186,9 +214,32 @@ async function* selected(
   }
 }
 
-async function* recordsOf(reader: BackupReader, identities: readonly StreamIdentity[]) {
+async function* recordsOf(
+  reader: BackupReader,
+  identities: readonly StreamIdentity[],
+  { records = ['*'] }: Pick<RestoreChoices, 'records'>,
+) {
+  const takes = anyNameMatcher(records);
   for await (const { name, content } of reader.sections(identities)) {
-    if (name === 'records') yield* readRecords(content);
+    if (name !== 'records') continue;
+    for await (const record of readRecords(content)) if (takes(record.id)) yield record;
+  }
+}
+
+/** They stand before the secrets, so that little is read for them. */
+async function* rotationsOf(
+  reader: BackupReader,
+  identities: readonly StreamIdentity[],
+  { namespaces = ['*'], secrets = ['*'] }: RestoreChoices,
+): AsyncGenerator<RotationLine, void, undefined> {
+  const takesNamespace = anyNameMatcher(namespaces);
+  const takesSecret = anyNameMatcher(secrets);
+  for await (const { name, content } of reader.sections(identities)) {
+    if (name !== 'rotations') continue;
+    for await (const line of readRotations(content)) {
+      if (takesNamespace(line.namespace) && takesSecret(line.secret)) yield line;
+    }
+    return;
   }
 }
 
@@ -206,21 +257,26 @@ async function readAll(
   choices: RestoreChoices,
   folder: string,
 ): Promise<Found> {
-  const found: Found = { namespaceNames: [], access: [], files: [] };
-  for await (const section of reader.sections(identities)) {
-    if (section.name === 'secrets' && choices.contents.includes('secrets')) {
+  const found: Found = { namespaceNames: [], access: [], hasRotations: false, files: [] };
+  const wanted = new Set<string>(choices.contents);
+  for await (const section of reader.checkedSections(identities)) {
+    if (section.name === 'secrets' && wanted.has('secrets')) {
       for await (const row of selected(decodeRows(section.content), choices)) {
         if (row.kind === 'namespace') found.namespaceNames.push(row.name);
       }
     }
-    if (section.name === 'access' && choices.contents.includes('access')) {
-      found.access.push(...(await readAccess(section)));
+    if (section.name === 'rotations' && wanted.has('secrets')) {
+      found.hasRotations = true;
+      for await (const _ of readRotations(section.content));
     }
-    if (section.name === 'records' && choices.contents.includes('records')) {
+    if (section.name === 'access' && wanted.has('access')) {
+      found.access.push(...(await readAccess(section.content)));
+    }
+    if (section.name === 'records' && wanted.has('records')) {
       for await (const _ of readRecords(section.content));
     }
     const isFile = section.name === 'audit' || section.name === 'configuration';
-    if (isFile && choices.contents.includes(section.name) && section.file !== undefined) {
+    if (isFile && wanted.has(section.name) && section.file !== undefined) {
       await mkdir(folder, { recursive: true, mode: 0o700 });
       await pipeline(
         Readable.from(section.content, { objectMode: false }),
@@ -231,30 +287,6 @@ async function readAll(
   }
   if (found.files.length > 0) await syncFolder(folder);
   return found;
-}
-
-async function readAccess({ content }: Section): Promise<AccessLine[]> {
-  const chunks: Uint8Array[] = [];
-  let length = 0;
-  for await (const chunk of content) {
-    length += chunk.length;
-    if (length > limits.accessMaxBytes) throw new Corrupt('too_long');
-    chunks.push(chunk);
-  }
-  const lines = Buffer.concat(chunks).toString('utf8').split('\n');
-  return lines
-    .filter((line) => line !== '')
-    .map((line) => {
-      let json: unknown;
-      try {
-        json = JSON.parse(line);
-      } catch {
-        throw new Corrupt('content', 'the roles and keys of the backup are no JSON');
-      }
-      const parsed = accessLine.safeParse(json);
-      if (!parsed.success) throw new Corrupt('content', 'the roles and keys are not understood');
-      return parsed.data;
-    });
 }
 
 /** Notices that the store is newer than the backup where it would be overwritten. */
@@ -312,61 +344,35 @@ class Guard {
   }
 }
 
-async function removeAll(vault: Vault, queries: Queries<AgentSchema>): Promise<number> {
+/** Always in this order: namespaces, then the vault, which stops new ones. @returns their ids */
+async function lockAll(vault: Vault, queries: Queries<AgentSchema>): Promise<string[]> {
   const { kind } = vault.store;
-  let removed = 0;
   const ids = async () =>
     (await queries.selectFrom('namespace').select('id').orderBy('id').execute()).map(
       ({ id }) => id,
     );
-  // Always in this order: namespaces, then the vault, which stops new ones.
   for (const id of await ids()) await lockNamespace(kind, queries, id);
   await lockVault(kind, queries);
-  for (const id of await ids()) {
-    await removeNamespace(queries, id);
-    removed += 1;
-  }
+  return ids();
+}
+
+async function removeAll(queries: Queries<AgentSchema>, ids: readonly string[]): Promise<void> {
+  for (const id of ids) await removeNamespace(queries, id);
   await queries
     .updateTable('vault_state')
     .set({ namespace_count: 0 })
     .where('only', '=', 1)
     .execute();
-  return removed;
 }
 
-/** Roles and keys that are missing are added; what is here stays, above all what was revoked since. */
-async function takeAccess(
-  queries: Queries<AgentSchema>,
-  lines: readonly AccessLine[],
-): Promise<void> {
-  const access = queries as unknown as Queries<AccessTables>;
-  const roles = await access.selectFrom('access_role').select('name').execute();
-  const keys = await access.selectFrom('api_key').select(['id', 'prefix']).execute();
-  const taken = new Set([
-    ...roles.map(({ name }) => `role ${name}`),
-    ...keys.flatMap(({ id, prefix }) => [`key ${id}`, `prefix ${prefix}`]),
-  ]);
-  for (const line of lines) {
-    if (line.kind === 'role') {
-      if (taken.has(`role ${line.name}`)) continue;
-      const { kind: _kind, ...role } = line;
-      await access
-        .insertInto('access_role')
-        .values({ ...role, revision: 1 })
-        .execute();
-    } else {
-      if (taken.has(`key ${line.id}`) || taken.has(`prefix ${line.prefix}`)) continue;
-      const { kind: _kind, digest, ...key } = line;
-      await access
-        .insertInto('api_key')
-        .values({ ...key, digest: Buffer.from(digest, 'base64') })
-        .execute();
-    }
-  }
-  await access
-    .updateTable('access_state')
-    .set((row) => ({ revision: row('revision', '+', 1) }))
+async function rotatedSecrets(queries: Queries<RotationSchema>): Promise<Map<string, string>> {
+  const rows = await queries
+    .selectFrom('rotation')
+    .innerJoin('secret', 'secret.id', 'rotation.secret_id')
+    .innerJoin('namespace', 'namespace.id', 'secret.namespace_id')
+    .select(['secret.id', 'secret.name', 'namespace.name as namespace'])
     .execute();
+  return new Map(rows.map(({ id, name, namespace }) => [`${namespace} ${name}`, id]));
 }
 
 async function syncFolder(folder: string): Promise<void> {

@@ -1,20 +1,22 @@
 /** What a backup is made of, as one state of the store and the files beside it have it. */
-import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
 import { open, stat } from 'node:fs/promises';
 import { basename } from 'node:path';
 import type { BackupContent } from '@keystead/contracts/agent-api/backup';
 import type { Queries } from '@keystead/vault-store/sql/sql-store';
-import { z } from 'zod';
 import type { AccessTables } from '../access/access-tables.ts';
 import { closedFiles } from '../audit/audit-files.ts';
 import type { KeyRing } from '../keys/key-ring.ts';
 import { exportRows } from '../namespaces/archive-export.ts';
 import { encodeRows } from '../namespaces/archive-rows.ts';
+import type { RotationSchema } from '../rotation/rotation-tables.ts';
+import { accessLines } from './backup-access.ts';
 import type { BackupSummary, Section } from './backup-archive.ts';
 import { backupLimits as limits } from './backup-limits.ts';
 import { type RecordQueries, recordLines } from './backup-records.ts';
+import { rotationLines } from './backup-rotations.ts';
 import type { BackupSchema } from './backup-tables.ts';
+import { ContentRoot } from './content-root.ts';
 
 export interface BackedUpFiles {
   /** vault.yaml. */
@@ -28,12 +30,14 @@ export class BackupSections {
   readonly #keys: KeyRing;
   readonly #files: BackedUpFiles;
   readonly #contents: readonly BackupContent[];
-  readonly #summary: BackupSummary = {
+  readonly root = new ContentRoot();
+  readonly #summary = {
     namespaces: 0,
     secrets: 0,
     versions: 0,
-    contentRoot: null,
-    revisions: [],
+    rotations: 0,
+    records: 0,
+    revisions: [] as BackupSummary['revisions'],
   };
 
   /** @param queries of one snapshot */
@@ -50,27 +54,46 @@ export class BackupSections {
   }
 
   get summary(): BackupSummary {
-    return this.#summary;
+    const rooted = this.root.sections;
+    return { ...this.#summary, contentRoot: this.root.of(rooted), rooted };
   }
 
   async *sections(): AsyncGenerator<Section, void, undefined> {
-    if (this.#contents.includes('configuration') && this.#files.configuration !== undefined) {
-      const { configuration } = this.#files;
-      yield {
-        name: 'configuration',
-        file: basename(configuration),
-        content: createReadStream(configuration),
-      };
+    for await (const section of this.#parts()) {
+      yield { ...section, content: this.root.over(section.name, section.content) };
     }
-    if (this.#contents.includes('access')) {
-      yield { name: 'access', content: accessLines(this.#queries) };
+  }
+
+  async *#parts(): AsyncGenerator<Section, void, undefined> {
+    const contents = new Set(this.#contents);
+    const { configuration, auditLog } = this.#files;
+    if (contents.has('configuration') && configuration !== undefined) {
+      const file = basename(configuration);
+      yield { name: 'configuration', file, content: createReadStream(configuration) };
     }
-    if (this.#contents.includes('secrets')) yield { name: 'secrets', content: this.#secrets() };
-    if (this.#contents.includes('records')) {
-      yield { name: 'records', content: recordLines(this.#queries as unknown as RecordQueries) };
+    if (contents.has('access')) {
+      const lines = accessLines(this.#queries as unknown as Queries<AccessTables>);
+      yield { name: 'access', content: lines };
     }
-    if (this.#contents.includes('audit') && this.#files.auditLog !== undefined) {
-      yield* auditSections(this.#files.auditLog);
+    if (contents.has('secrets')) {
+      const lines = rotationLines(this.#queries as unknown as Queries<RotationSchema>);
+      yield { name: 'rotations', content: this.#each('rotations', lines) };
+      yield { name: 'secrets', content: this.#secrets() };
+    }
+    if (contents.has('records')) {
+      const lines = recordLines(this.#queries as unknown as RecordQueries);
+      yield { name: 'records', content: this.#each('records', lines) };
+    }
+    if (contents.has('audit') && auditLog !== undefined) yield* auditSections(auditLog);
+  }
+
+  async *#each(
+    counted: 'rotations' | 'records',
+    lines: AsyncIterable<Buffer>,
+  ): AsyncGenerator<Buffer, void, undefined> {
+    for await (const line of lines) {
+      this.#summary[counted] += 1;
+      yield line;
     }
   }
 
@@ -81,13 +104,7 @@ export class BackupSections {
       .orderBy('id')
       .execute();
     this.#summary.revisions = namespaces.map(({ id, revision }) => ({ id, revision }));
-    const hash = createHash('sha256');
-    const counted = this.#counted(exportRows(this.#queries, this.#keys));
-    for await (const line of encodeRows(counted)) {
-      hash.update(line);
-      yield line;
-    }
-    this.#summary.contentRoot = hash.digest('hex');
+    yield* encodeRows(this.#counted(exportRows(this.#queries, this.#keys)));
   }
 
   async *#counted<Row extends { kind: string }>(rows: AsyncIterable<Row>): AsyncGenerator<Row> {
@@ -97,51 +114,6 @@ export class BackupSections {
       if (row.kind === 'version') this.#summary.versions += 1;
       yield row;
     }
-  }
-}
-
-// Roles and keys
-
-const text = z.string().max(100_000);
-const timeMs = z.number().int().min(0).max(8.64e15);
-
-export const accessLine = z.discriminatedUnion('kind', [
-  z.strictObject({
-    kind: z.literal('role'),
-    name: z.string().min(1).max(64),
-    description: text,
-    permissions: text,
-    created_at_ms: timeMs,
-    updated_at_ms: timeMs,
-  }),
-  z.strictObject({
-    kind: z.literal('api_key'),
-    id: z.string().max(30),
-    prefix: z.string().max(16),
-    digest: z.base64().max(200),
-    name: text,
-    roles: text,
-    namespaces: text,
-    created_at_ms: timeMs,
-    created_by: text,
-    expires_at_ms: timeMs.nullable(),
-    last_used_at_ms: timeMs.nullable(),
-    revoked_at_ms: timeMs.nullable(),
-  }),
-]);
-export type AccessLine = z.output<typeof accessLine>;
-
-async function* accessLines(
-  queries: Queries<BackupSchema>,
-): AsyncGenerator<Buffer, void, undefined> {
-  const access = queries as unknown as Queries<AccessTables>;
-  const lineOf = (line: AccessLine) => Buffer.from(`${JSON.stringify(line)}\n`);
-  for (const row of await access.selectFrom('access_role').selectAll().orderBy('name').execute()) {
-    const { revision: _revision, ...role } = row;
-    yield lineOf({ kind: 'role', ...role });
-  }
-  for (const row of await access.selectFrom('api_key').selectAll().orderBy('id').execute()) {
-    yield lineOf({ kind: 'api_key', ...row, digest: Buffer.from(row.digest).toString('base64') });
   }
 }
 

@@ -44,6 +44,23 @@ export function databaseNowMs(kind: SqlKind): RawBuilder<number> {
   return sql<number>`(timestampdiff(microsecond, '1970-01-01 00:00:00', utc_timestamp(3)) div 1000)`;
 }
 
+/**
+ * Whoever holds the lease has lost it, from the end of this transaction on: for one that changes what is
+ * done under it.
+ */
+export async function supersede(queries: Queries<LeaseTables>, name: string): Promise<void> {
+  await queries
+    .updateTable('lease')
+    .set((row) => ({
+      holder: '',
+      token: row('token', '+', 1),
+      renewals: row('renewals', '+', 1),
+      expires_at_ms: 0,
+    }))
+    .where('name', '=', name)
+    .execute();
+}
+
 export interface LeasesOptions {
   store: SqlStore<LeaseTables>;
   /** Unique among the agents of the store and among the runs of one, e.g. the boot id. */

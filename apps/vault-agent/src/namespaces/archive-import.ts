@@ -34,6 +34,8 @@ export interface ImportChoices {
   createNamespaces: boolean;
   /** What is here is removed before anything is taken: it is in nothing's way. */
   intoEmpty?: boolean;
+  /** The id of a secret that was removed by this import and comes back: what refers to it goes on. */
+  idHere?: (namespace: string, secret: string) => string | undefined;
 }
 
 export interface ImportCounts {
@@ -54,16 +56,23 @@ export interface ArchiveImportOptions {
   identity: string;
   nowMs: number;
   choices: ImportChoices;
+  /** Told of secrets that were replaced and kept their ids, in the transaction that does it. */
+  onReplaced?: Replaced;
   onProgress?: (counts: Readonly<ImportCounts>) => void;
 }
+
+export type Replaced = (
+  queries: Queries<AgentSchema>,
+  secretIds: readonly string[],
+) => Promise<void>;
 
 interface Batched {
   secret: SecretArchiveRow;
   versions: VersionArchiveRow[];
   /** Where an earlier batch took the secret itself: its id, or undefined where it was passed over. */
   begun?: { id: string | undefined; isWanted: boolean };
-  /** Of the secret that it replaces: what refers to that, like its rotation, goes on. */
-  keptId?: string;
+  /** Of the secret that it replaces: what refers to that, like its rotation and its readings, goes on. */
+  kept?: { id: string; accessCount: number; lastAccessedAtMs: number };
 }
 
 /** A namespace while its secrets are taken. Without a change nothing is written. */
@@ -289,11 +298,26 @@ export class ArchiveImport {
       if (existing === 'skip') this.counts.skipped += 1;
       if (existing !== 'replace') continue;
       this.counts.replaced += 1;
-      if (target.change !== undefined) await removeSecret(target.change, row);
-      batched.keptId = row.id;
+      if (target.change !== undefined) {
+        batched.kept = await this.#keptOf(row);
+        await removeSecret(target.change, row);
+      }
       wanted.push(batched);
     }
     return wanted;
+  }
+
+  async #keptOf({ id }: SecretRow): Promise<NonNullable<Batched['kept']>> {
+    const read = await this.#options.queries
+      .selectFrom('secret_access')
+      .select(['access_count', 'last_accessed_at_ms'])
+      .where('secret_id', '=', id)
+      .executeTakeFirst();
+    return {
+      id,
+      accessCount: read?.access_count ?? 0,
+      lastAccessedAtMs: read?.last_accessed_at_ms ?? 0,
+    };
   }
 
   async #present(target: Target, batch: Batched[]): Promise<Map<string, SecretRow>> {
@@ -313,12 +337,19 @@ export class ArchiveImport {
 
   /** @returns the ids of the secrets, in their order */
   async #write(change: NamespaceChange, batch: Batched[]): Promise<string[]> {
+    const { choices, queries, onReplaced } = this.#options;
     const taken = batch.map((batched) => ({
       ...batched,
-      id: batched.begun?.id ?? batched.keptId ?? toId('secret', newUuid(change.nowMs)),
+      id:
+        batched.begun?.id ??
+        batched.kept?.id ??
+        choices.idHere?.(change.namespace.name, batched.secret.name) ??
+        toId('secret', newUuid(change.nowMs)),
     }));
     const made = taken.filter(({ begun }) => begun === undefined);
     if (made.length > 0) await this.#writeSecrets(change, made);
+    const replaced = made.filter(({ kept }) => kept !== undefined).map(({ id }) => id);
+    if (replaced.length > 0) await onReplaced?.(queries, replaced);
     for (const { id, versions } of taken) {
       for (const version of versions) await this.#writeVersion(change, id, version);
     }
@@ -327,7 +358,7 @@ export class ArchiveImport {
 
   async #writeSecrets(
     change: NamespaceChange,
-    made: readonly { id: string; secret: SecretArchiveRow }[],
+    made: readonly Pick<Batched & { id: string }, 'id' | 'secret' | 'kept'>[],
   ): Promise<void> {
     const { queries, namespace, counters, revision, identity } = change;
     await queries
@@ -356,11 +387,11 @@ export class ArchiveImport {
     await queries
       .insertInto('secret_access')
       .values(
-        made.map(({ id }) => ({
+        made.map(({ id, kept }) => ({
           secret_id: id,
           namespace_id: namespace.id,
-          access_count: 0,
-          last_accessed_at_ms: 0,
+          access_count: kept?.accessCount ?? 0,
+          last_accessed_at_ms: kept?.lastAccessedAtMs ?? 0,
         })),
       )
       .execute();

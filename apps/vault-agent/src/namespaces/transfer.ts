@@ -33,7 +33,12 @@ import type { AgentStore } from '../store/agent-store.ts';
 import type { AgentSchema } from '../store/agent-tables.ts';
 import { storeLimits } from '../store/store-limits.ts';
 import { type ExportSelection, exportRows } from './archive-export.ts';
-import { ArchiveImport, type ImportChoices, type ImportCounts } from './archive-import.ts';
+import {
+  ArchiveImport,
+  type ImportChoices,
+  type ImportCounts,
+  type Replaced,
+} from './archive-import.ts';
 import { type ArchiveRow, decodeRows, encodeRows } from './archive-rows.ts';
 import { identityText } from './namespace-change.ts';
 import type { NamespaceDirectory } from './namespace-directory.ts';
@@ -51,6 +56,8 @@ export interface ImportOrder extends ImportChoices {
   dryRun: boolean;
   /** Done first in the transaction that writes. */
   before?: (queries: Queries<AgentSchema>) => Promise<void>;
+  /** Done last in it. @param changed names of the namespaces that were written to */
+  after?: (queries: Queries<AgentSchema>, changed: readonly string[]) => Promise<void>;
   onProgress?: (phase: 'checking' | 'writing', counts: Readonly<ImportCounts>) => void;
 }
 
@@ -65,6 +72,8 @@ export class Transfer {
   readonly #directory: NamespaceDirectory;
   readonly #folder: string;
   readonly #now: () => number;
+  /** Of whoever keeps something about secrets by their ids. */
+  onReplaced: Replaced = async () => undefined;
 
   constructor(options: TransferOptions) {
     this.#store = options.store;
@@ -166,9 +175,11 @@ export class Transfer {
             ...parts,
             queries,
             writes: true,
+            onReplaced: this.onReplaced,
             ...progress('writing'),
           });
           await takeAll(write, open());
+          await order.after?.(queries, write.changed);
           return write;
         }, storeLimits.transferTimeoutMs);
         for (const [id, key] of written.newKeys) this.#keys.keep(id, key);

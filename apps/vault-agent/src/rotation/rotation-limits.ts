@@ -1,3 +1,6 @@
+/** Held by the one agent that rotates. */
+export const rotationLease = 'rotation';
+
 /** Limits of the rotations of one agent, with their reasons. */
 export const rotatorLimits = {
   // A value of 1 MiB in base64, in JSON.

@@ -32,7 +32,7 @@ import {
   type RunRow,
   settingsOf,
 } from './rotation-journal.ts';
-import { rotatorLimits } from './rotation-limits.ts';
+import { rotationLease, rotatorLimits } from './rotation-limits.ts';
 import type { Report, ReportedOutcome, RotationReport } from './rotation-report.ts';
 import { retryDelayMs } from './rotation-schedule.ts';
 import type { RotationSchema } from './rotation-tables.ts';
@@ -78,7 +78,6 @@ export const runnerSteps = [
 ] as const;
 export type RunnerStep = (typeof runnerSteps)[number];
 
-const leaseName = 'rotation';
 const waitForOpenRunMs = 60_000;
 const lookAtDeletedMs = 3_600_000;
 
@@ -126,7 +125,7 @@ export class RotationRunner {
     const { leases } = this.#options;
     while (!this.#stopping.signal.aborted) {
       try {
-        await leases.hold(leaseName, rotatorLimits.leaseTtlMs, async (lease) => {
+        await leases.hold(rotationLease, rotatorLimits.leaseTtlMs, async (lease) => {
           while (!lease.signal.aborted && !this.#stopping.signal.aborted) {
             await this.#turn(lease);
             await this.#pause(rotatorLimits.pollMs, lease.signal);
@@ -800,7 +799,7 @@ export class RotationRunner {
   }
 
   #requireGoingOn(lease: Lease): void {
-    if (lease.signal.aborted || this.#stopping.signal.aborted) throw new LeaseLost(leaseName);
+    if (lease.signal.aborted || this.#stopping.signal.aborted) throw new LeaseLost(rotationLease);
   }
 
   async #step(step: RunnerStep): Promise<void> {

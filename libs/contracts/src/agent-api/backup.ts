@@ -10,7 +10,7 @@ import { agentOperation } from './operation.ts';
 const group = 'Backup';
 
 /**
- * `secrets`: namespaces, secrets and all their versions. `records`: the token vault, whose values stay
+ * `secrets`: namespaces, secrets, all their versions, and how they are rotated. `records`: the token vault, whose values stay
  * under their own passwords. `access`: roles and API keys, of which only
  * hashes exist. `audit`: the audit log. `configuration`: vault.yaml.
  */
@@ -75,12 +75,14 @@ export const backupRun = z.object({
       replaced: z.number().int().optional(),
       skipped: z.number().int().optional(),
       removedNamespaces: z.number().int().optional(),
-      /** Of the token vault, taken. */
+      /** Of the token vault: held, or taken. */
       records: z.number().int().optional(),
+      /** Secrets that are rotated, of those held or taken. */
+      rotations: z.number().int().optional(),
       dryRun: z.boolean().optional(),
       /** Where files that are not put in place by themselves were written. */
       files: z.array(z.string()).optional(),
-      /** SHA-256 over every namespace, secret and version, as the backup says and as it was found. */
+      /** SHA-256 over all that comes from the store, as the backup says and as it was found. */
       contentRoot: z.string().optional(),
       foundRoot: z.string().optional(),
       /** Destinations that have it. */
@@ -178,6 +180,8 @@ export const restoreBackup = agentOperation('backups.restore', {
       mode: z.enum(['full', 'selected']).default('selected'),
       namespaces: z.array(namePattern).min(1).max(limits.patternsMax).optional(),
       secrets: z.array(namePattern).min(1).max(limits.patternsMax).optional(),
+      /** Ids of records of the token vault. */
+      records: z.array(namePattern).min(1).max(limits.patternsMax).optional(),
       /** What happens to a secret that is there already; in mode `full` all are replaced. */
       existing: z.enum(['fail', 'skip', 'replace']).default('fail'),
       /** Also where that overwrites what is newer than the backup. */
@@ -186,8 +190,9 @@ export const restoreBackup = agentOperation('backups.restore', {
       waitSeconds,
     })
     .refine(
-      ({ mode, namespaces, secrets }) =>
-        mode === 'selected' || (namespaces === undefined && secrets === undefined),
+      ({ mode, namespaces, secrets, records }) =>
+        mode === 'selected' ||
+        (namespaces === undefined && secrets === undefined && records === undefined),
       'mode full takes everything: it has no patterns',
     )
     .prefault({}),
