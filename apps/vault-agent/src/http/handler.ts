@@ -27,6 +27,8 @@ export interface HandlerStreams {
   readonly body: Readable;
   /** Headers of the request whose values a streaming operation reads, lower-case. */
   readonly headers: Readonly<Record<string, string>>;
+  /** Tells how far it is, where the operation has lines and the caller wants them. */
+  readonly progress: ((line: Record<string, unknown>) => void) | undefined;
 }
 
 /** What a handler of an operation that streams out answers. */

@@ -13,6 +13,8 @@ export const httpLimits = {
   /** An encoded name of 255 characters; every one of them may take three. */
   pathParameterMaxLength: 1_024,
   connectionsMax: 10_000,
+  /** Who watches an import learns no more from more of them. */
+  linesEveryMs: 250,
   /** Answers under way when the agent stops. */
   finishWithinMs: 1_000,
   /** Programs behind one address that show new credentials in the same second. */

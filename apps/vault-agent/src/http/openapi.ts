@@ -21,6 +21,7 @@ import {
   inOrder,
   type Json,
   jsonRequestBody,
+  jsonSchema,
   pathParameters,
   pathsOf,
   problemAnswers,
@@ -122,8 +123,17 @@ function answer(operation: AgentOperation, answers: Answers<AgentOperation>): Js
       ...(schema && answersEtag(operation) ? { ETag: reference('headers', 'ETag') } : {}),
       ...(operation.status === 201 ? { Location: reference('headers', 'Location') } : {}),
     },
-    operation.streams === 'out' ? octets : schema && { 'application/json': { schema } },
+    operation.streams === 'out'
+      ? octets
+      : schema && { 'application/json': { schema }, ...linesOf(operation) },
   );
+}
+
+/** For who accepts it: how far it is, a line each time, and at last what came of it. */
+function linesOf({ lines }: AgentOperation): Json {
+  return lines === undefined
+    ? {}
+    : { 'application/x-ndjson': { schema: jsonSchema(lines, 'output') } };
 }
 
 function problemsOf(operation: AgentOperation, hasBody: boolean): number[] {

@@ -19,6 +19,7 @@ import type { AgentHandler, HandlerStreams, StreamAnswer } from './handler.ts';
 import { httpLimits } from './http-limits.ts';
 import type { HttpServer } from './http-server.ts';
 import type { Idempotency, KeptAnswer } from './idempotency.ts';
+import { LineAnswer, wantsLines } from './line-answer.ts';
 import { inputReader, needsHost } from './operation-input.ts';
 import type { RequestMetrics } from './request-metrics.ts';
 
@@ -149,6 +150,9 @@ class OperationRoute {
     const startedMs = performance.now();
     try {
       const caller = request.caller as Caller;
+      if (this.#operation.lines !== undefined && wantsLines(request)) {
+        return await this.#answerInLines(caller, request, reply);
+      }
       const key = readIdempotencyKey(request.headers['idempotency-key']);
       // A reading changes nothing that a repetition could do twice, and its values are not kept.
       const isKept =
@@ -274,6 +278,26 @@ class OperationRoute {
     };
   }
 
+  async #answerInLines(
+    caller: Caller,
+    request: FastifyRequest,
+    reply: FastifyReply,
+  ): Promise<undefined> {
+    const lines = new LineAnswer(request, reply, this.#parts.server);
+    try {
+      const input = this.#readInput(request);
+      request.isAtDoor = true;
+      lines.end(
+        await this.#parts.door.perform(caller, this.#errand(input), () =>
+          this.#handler.run(caller, input, streamsOf(this.#operation, request, lines.tell)),
+        ),
+      );
+    } catch (error) {
+      if (!lines.isBegun) throw error;
+      lines.fail(error);
+    }
+  }
+
   async #answer(
     caller: Caller,
     request: FastifyRequest,
@@ -390,9 +414,14 @@ function placesOf(operation: AgentOperation, { errors }: ServiceError): AuditFac
 
 const unreadable = ['authorization', 'cookie', 'proxy-authorization'];
 
-function streamsOf(operation: AgentOperation, request: FastifyRequest): HandlerStreams {
+function streamsOf(
+  operation: AgentOperation,
+  request: FastifyRequest,
+  progress?: HandlerStreams['progress'],
+): HandlerStreams {
   if (operation.streams === 'none') return noStreams;
   return {
+    progress,
     body: request.raw,
     headers: Object.fromEntries(
       Object.entries(request.headers).filter(

@@ -31,11 +31,22 @@ async function exported(body: object, key = agent.adminKey) {
   });
   return { answer, bytes: Buffer.from(await answer.arrayBuffer()) };
 }
-const imported = (namespace: string, bytes: Buffer, archiveKey: string, query = '', key?: string) =>
+const imported = (
+  namespace: string,
+  bytes: Buffer,
+  archiveKey: string,
+  query = '',
+  key?: string,
+  more: Record<string, string> = {},
+) =>
   agent.send('POST', `/v1/namespaces/${namespace}/import${query}`, {
     bytes,
     key,
-    headers: { 'content-type': 'application/octet-stream', 'keystead-archive-key': archiveKey },
+    headers: {
+      'content-type': 'application/octet-stream',
+      'keystead-archive-key': archiveKey,
+      ...more,
+    },
   });
 
 test('every change of a secret has its route', async () => {
@@ -122,6 +133,34 @@ test('an archive goes out and comes in, for a passphrase and for a recipient', a
     status: 200,
     body: { replaced: 2 },
   });
+  const watched = async (query: string) => {
+    const answer = await imported('twin', forRecipient.bytes, identity, query, undefined, {
+      accept: 'application/x-ndjson',
+    });
+    const lines = answer.headers['content-type'] === 'application/x-ndjson';
+    return {
+      ...answer,
+      lines: lines
+        ? answer.text
+            .trim()
+            .split('\n')
+            .map((l) => JSON.parse(l))
+        : [],
+    };
+  };
+  // Each phase as it begins, and at last what came of it.
+  expect((await watched('?existing=replace')).lines).toMatchObject([
+    { phase: 'checking', replaced: 2 },
+    { phase: 'writing', replaced: 2 },
+    { result: { namespace: 'twin', replaced: 2 } },
+  ]);
+  expect(agent.audit().at(-1)).toMatchObject({ action: 'namespace.import', result: 'done' });
+  expect((await watched('?existing=fail')).lines.at(-1)).toMatchObject({
+    problem: { status: 409, code: 'conflict' },
+  });
+  expect(agent.audit().at(-1)).toMatchObject({ result: 'refused', code: 'conflict' });
+  // What is refused before anything was told has its status.
+  expect(await watched('?existing=maybe')).toMatchObject({ status: 400 });
   expect(await imported('twin', forRecipient.bytes.subarray(9), identity)).toMatchObject({
     status: 400,
   });

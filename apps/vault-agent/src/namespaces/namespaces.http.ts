@@ -83,11 +83,17 @@ export function namespaceHandlers(namespaces: Namespaces, transfer: Transfer): A
         query.createNamespace === 'true'
           ? [{ action: 'namespace.create' as const, resource: { namespace: params.namespace } }]
           : [],
-      run: (caller, { params, query }, { body, headers }) =>
+      run: (caller, { params, query }, { body, headers, progress }) =>
         transfer.import(caller, params.namespace, body, identityOf(headers), {
           existing: query.existing,
           createNamespaces: query.createNamespace === 'true',
           dryRun: query.dryRun === 'true',
+          ...(progress === undefined
+            ? {}
+            : {
+                onProgress: (phase, { namespaces: _namespaces, ...counts }) =>
+                  progress({ phase, ...counts } satisfies contract.ImportProgress),
+              }),
         }),
     }),
   ];

@@ -3,6 +3,7 @@
  * what they count.
  */
 import { z } from 'zod';
+import { problem } from '../errors.ts';
 import { apiLimits } from './api-limits.ts';
 import { description, displayName, listQuery, namespaceName, page, tag, tags } from './fields.ts';
 import { agentOperation } from './operation.ts';
@@ -216,6 +217,17 @@ export const importResult = z.object({
 });
 export type ImportResult = z.infer<typeof importResult>;
 
+/** How far an import is: everything is checked first, and then written. */
+export const importProgress = z.object({
+  phase: z.enum(['checking', 'writing']),
+  created: z.number().int(),
+  replaced: z.number().int(),
+  skipped: z.number().int(),
+  versions: z.number().int(),
+  bytes: z.number().int(),
+});
+export type ImportProgress = z.infer<typeof importProgress>;
+
 export const importNamespace = agentOperation('namespaces.import', {
   method: 'POST',
   path: '/v1/namespaces/{namespace}/import',
@@ -233,6 +245,7 @@ export const importNamespace = agentOperation('namespaces.import', {
     dryRun: z.enum(['true', 'false']).default('false'),
   }),
   output: importResult,
+  lines: z.union([importProgress, z.object({ result: importResult }), z.object({ problem })]),
   status: 200,
   bodyMaxBytes: secretLimits.archiveMaxBytes,
   streams: 'in',

@@ -41,6 +41,11 @@ export interface AgentOperation<
   /** `stream`: bytes in or out that no schema describes; `output` and `body` are then not used. */
   streams: 'none' | 'in' | 'out';
   /**
+   * For what takes long: who accepts `application/x-ndjson` is answered in lines of this schema, the last
+   * of which is `{result}`, or `{problem}` where it went wrong after the first one.
+   */
+  lines: z.ZodType | undefined;
+  /**
    * A list that shows only what `caller.sees`: it is answered also to who may see a part. Any other
    * list needs the right to all of it.
    */
@@ -71,6 +76,7 @@ interface Declaration<P, Q, B, O> {
   ifMatch?: AgentOperation['ifMatch'];
   bodyMaxBytes?: number;
   streams?: AgentOperation['streams'];
+  lines?: z.ZodType;
   narrows?: boolean;
 }
 
@@ -96,6 +102,7 @@ export function agentOperation<
     ifMatch: declared.ifMatch ?? 'none',
     bodyMaxBytes: declared.bodyMaxBytes,
     streams: declared.streams ?? 'none',
+    lines: declared.lines,
     narrows: declared.narrows ?? false,
   };
 }

@@ -250,7 +250,7 @@ export function reference(kind: 'parameters' | 'headers' | 'responses', name: st
 const propertiesOf = (schema: JsonSchema) =>
   Object.entries((schema.properties as Record<string, JsonSchema> | undefined) ?? {});
 
-function jsonSchema(schema: z.ZodType, io: 'input' | 'output'): JsonSchema {
+export function jsonSchema(schema: z.ZodType, io: 'input' | 'output'): JsonSchema {
   return withoutIdentity(z.toJSONSchema(schema, { io, override: tidy, unrepresentable: 'any' }));
 }
 
