@@ -14,7 +14,10 @@ import {
   createCertificateRequest,
   generateAgentKey,
 } from '@keystead/agent-protocol/certificate-request';
-import { MessageType } from '@keystead/agent-protocol/generated/keystead/agent/v1/envelope';
+import {
+  MessageType,
+  type PolicySet,
+} from '@keystead/agent-protocol/generated/keystead/agent/v1/envelope';
 import {
   type AgentMessage,
   type AgentPayload,
@@ -114,6 +117,19 @@ const lossReasons: Record<LossReason, ContactLossReason> = {
   refused: ContactLossReason.REFUSED,
 };
 
+interface WaitingDraft {
+  policySet: PolicySet;
+  totalBytes: number;
+  done: (content: Buffer | undefined) => void;
+}
+
+interface Download {
+  /** The command, or the draft that it is. */
+  of: number | WaitingDraft;
+  parts: PolicyDownload;
+  askedAtMs: number;
+}
+
 interface Session {
   connection: SessionConnection;
   identity: Identity;
@@ -127,8 +143,10 @@ interface Session {
   inFlight: number;
   sentAtMs: number;
   goodbye: (() => void) | undefined;
-  /** The set that is being fetched, and the command that named it. */
-  download: { command: number; parts: PolicyDownload; askedAtMs: number } | undefined;
+  /** The set that is being fetched, and the command that named it; or a draft, and who waits for it. */
+  download: Download | undefined;
+  /** Drafts that wait until nothing else is fetched. */
+  drafts: WaitingDraft[];
 }
 
 export class ControlLink {
@@ -285,6 +303,7 @@ export class ControlLink {
       sentAtMs: nowMs,
       goodbye: undefined,
       download: undefined,
+      drafts: [],
     };
     this.#session = session;
     this.#outstanding = undefined;
@@ -310,6 +329,12 @@ export class ControlLink {
 
   #ended(session: Session, code: number, details: string): void {
     session.goodbye?.();
+    // Nobody waits for what this session was asked: it is asked for again.
+    const { of } = session.download ?? {};
+    for (const draft of [typeof of === 'object' ? of : undefined, ...session.drafts]) {
+      draft?.done(undefined);
+    }
+    session.drafts = [];
     if (this.#session !== session) return;
     this.#session = undefined;
     session.connection.close();
@@ -708,10 +733,44 @@ export class ControlLink {
     const parts = new PolicyDownload(offer);
     if (parts.isTooLarge) return CommandOutcome.REFUSED;
     // A newer command takes the place of one that is being followed, which is answered all the same.
-    if (session.download !== undefined) this.#giveUpDownload(session);
-    session.download = { command, parts, askedAtMs: 0 };
+    this.#putAside(session);
+    session.download = { of: command, parts, askedAtMs: 0 };
     this.#ask(session);
     return undefined;
+  }
+
+  /** A draft, by its digest, while the session lasts; a set that is to decide goes first. */
+  fetchDraft(policySet: PolicySet, totalBytes: number): Promise<Buffer | undefined> {
+    const session = this.#session;
+    if (session?.welcome === undefined) return Promise.resolve(undefined);
+    return new Promise((done) => {
+      session.drafts.push({ policySet, totalBytes, done });
+      this.#fetchNextDraft(session);
+    });
+  }
+
+  #fetchNextDraft(session: Session): void {
+    if (session.download !== undefined) return;
+    const draft = session.drafts.shift();
+    if (draft === undefined) return;
+    const { policySet, totalBytes } = draft;
+    const parts = new PolicyDownload({
+      policySet,
+      totalBytes,
+      signature: Buffer.alloc(0),
+      signerChain: [],
+    });
+    session.download = { of: draft, parts, askedAtMs: 0 };
+    this.#ask(session);
+  }
+
+  /** Makes way for a set: a draft is fetched anew afterwards. */
+  #putAside(session: Session): void {
+    const of = session.download?.of;
+    if (typeof of === 'object') {
+      session.drafts.unshift(of);
+      session.download = undefined;
+    } else this.#giveUpDownload(session);
   }
 
   #ask(session: Session): void {
@@ -725,8 +784,10 @@ export class ControlLink {
   }
 
   #arrived(session: Session, chunk: PolicySetChunk): void {
-    const { download } = session;
-    if (download === undefined) return;
+    const { download, drafts } = session;
+    // Of a draft that was put aside.
+    const isLate = drafts.some(({ policySet }) => policySet.digest === chunk.policySet?.digest);
+    if (download === undefined || isLate) return;
     const step = download.parts.add(chunk);
     if (step.is === 'more') {
       this.#ask(session);
@@ -734,19 +795,26 @@ export class ControlLink {
     }
     if (step.is === 'lost') {
       this.#giveUpDownload(session);
+      this.#fetchNextDraft(session);
       return;
     }
     session.download = undefined;
+    this.#fetchNextDraft(session);
+    const { of: command } = download;
+    if (typeof command === 'object') {
+      command.done(step.arrived.content);
+      return;
+    }
     void this.#options.policies.receive(step.arrived).then(
       (receipt) => {
         const outcome = receipt.outcome === 'active' ? CommandOutcome.DONE : CommandOutcome.REFUSED;
-        this.#answerCommand(session, download.command, outcome);
+        this.#answerCommand(session, command, outcome);
         this.#sendEvents();
         if (this.#session === session) this.#beat();
       },
       (error: unknown) => {
         this.#log.error({ err: error }, 'a policy set could not be taken');
-        this.#answerCommand(session, download.command, CommandOutcome.FAILED);
+        this.#answerCommand(session, command, CommandOutcome.FAILED);
       },
     );
   }
@@ -755,8 +823,12 @@ export class ControlLink {
     const { download } = session;
     session.download = undefined;
     if (download === undefined) return;
-    this.#log.warn({ number: download.command }, 'a policy set did not arrive whole');
-    this.#answerCommand(session, download.command, CommandOutcome.FAILED);
+    if (typeof download.of === 'object') {
+      download.of.done(undefined);
+    } else {
+      this.#log.warn({ number: download.of }, 'a policy set did not arrive whole');
+      this.#answerCommand(session, download.of, CommandOutcome.FAILED);
+    }
   }
 
   /** Signed by a certificate for commands of our trust domain, below the root that we pin. */
@@ -799,6 +871,7 @@ export class ControlLink {
     const { download } = session;
     if (download !== undefined && now.monotonicMs - download.askedAtMs > partWithinMs) {
       this.#giveUpDownload(session);
+      this.#fetchNextDraft(session);
     }
     if (session.welcome === undefined) {
       if (now.monotonicMs - session.openedAtMs > welcomeWithinMs) {

@@ -32,6 +32,9 @@ import type { ReadVariable } from './key-management.ts';
 import { addLinkMetrics } from './link-metrics.ts';
 import { HeldPolicies } from './policies/held-policies.ts';
 import { policyTrustOf } from './policies/policy-trust.ts';
+import { DecisionJournal } from './policies/replays/decision-journal.ts';
+import { Replays } from './policies/replays/replays.ts';
+import { NameReferences } from './upward/name-references.ts';
 import { agentVersion } from './version.ts';
 
 /** As the control plane knows them; what it does not know shows in the digest alone. */
@@ -59,6 +62,8 @@ export class VaultAgent implements HealthSource {
   #http: AgentHttp | undefined;
   #duties: AgentDuties | undefined;
   #reporting: AgentReporting | undefined;
+  #journal: DecisionJournal | undefined;
+  #replays: Replays | undefined;
   #ids = { agentId: '', vaultId: '', organizationId: '', vaultName: '', agentName: '' };
   #serving = false;
 
@@ -149,6 +154,9 @@ export class VaultAgent implements HealthSource {
         })
       : undefined;
     guarded.policies.held = policies;
+    const replays = controlPlane.enabled
+      ? this.#openReplays(guarded, identities, reporting)
+      : undefined;
     guarded.policies.onNotice = (notice) => {
       if (notice.kind === 'alert') reporting.upward.notice('POLICY_ALERT', notice);
       else if (notice.isActive) reporting.upward.notice('EMERGENCY_OVERRIDE');
@@ -197,6 +205,11 @@ export class VaultAgent implements HealthSource {
       host: hostFacts(),
       gauges: this.#gauges,
       policies,
+      handlers: {
+        ...(replays === undefined
+          ? {}
+          : { replayDecisions: async ({ value }) => replays.carryOut(value) }),
+      },
       log: this.#log,
       startedAtUnixMs: this.#startedAtUnixMs,
       firstIntervalMs: durationMs(controlPlane.heartbeat_interval),
@@ -209,8 +222,12 @@ export class VaultAgent implements HealthSource {
   /** Says goodbye and ends within two seconds: what is not done by then is left for the next run. */
   async stop(): Promise<void> {
     this.#serving = false;
-    await Promise.all([this.#http?.close(300), within(this.#duties?.stop(), 600)]);
-    await within(this.#reporting?.stop(), 600);
+    await Promise.all([
+      this.#http?.close(300),
+      within(this.#duties?.stop(), 600),
+      within(this.#replays?.stop(), 600),
+    ]);
+    await Promise.all([within(this.#journal?.stop(), 600), within(this.#reporting?.stop(), 600)]);
     this.#queue?.append(
       { $case: 'shutDown', value: { uptimeSeconds: Math.floor(process.uptime()) } },
       Date.now(),
@@ -247,6 +264,42 @@ export class VaultAgent implements HealthSource {
       Date.now(),
     );
     return changed.filter((name) => needsRestart(name, before, loaded));
+  }
+
+  /** What is decided here from now on can be decided anew by a draft. */
+  #openReplays(
+    { policies, vault }: GuardedVault,
+    identities: IdentityStore,
+    reporting: AgentReporting,
+  ): Replays | undefined {
+    const { configuration, locate } = this.#loaded;
+    const folder = join(dirname(locate(configuration.control_plane.queue_path)), 'replays');
+    try {
+      this.#journal = new DecisionJournal({ folder, now: Date.now, log: this.#log });
+    } catch (error) {
+      // Deciding goes on without it.
+      this.#log.warn({ err: error }, 'decisions cannot be kept for replays');
+      return undefined;
+    }
+    this.#journal.start();
+    policies.journal = this.#journal;
+    const names = vault.keys.derive('name-references');
+    this.#replays = new Replays({
+      folder,
+      journal: this.#journal,
+      names: new NameReferences(names.bytes),
+      facts: policies.facts,
+      vault: policies.subject,
+      organizationId: () => policyTrustOf(identities.current).organizationId,
+      fetch: (draft, totalBytes) =>
+        this.#link?.fetchDraft(draft, totalBytes) ?? Promise.resolve(undefined),
+      tell: (kind) => reporting.upward.tell(kind),
+      audit: (id, facts) => policies.auditReplay(id, facts),
+      now: Date.now,
+      log: this.#log,
+    });
+    names.wipe();
+    return this.#replays;
   }
 
   obstacles(): string[] {

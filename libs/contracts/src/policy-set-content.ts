@@ -51,3 +51,14 @@ export const policySetContent = z.strictObject({
   set: z.record(z.string(), z.unknown()),
 });
 export type PolicySetContent = z.infer<typeof policySetContent>;
+
+export const policyDraftForm = 'keystead.policy-draft.v1';
+
+/** What an agent decides anew by and never obeys: a form of its own, so that no draft passes as a set. */
+export const policyDraftContent = z.strictObject({
+  form: z.literal(policyDraftForm),
+  organizationId: idSchema('organization'),
+  /** Read by the policy engine. */
+  set: z.record(z.string(), z.unknown()),
+});
+export type PolicyDraftContent = z.infer<typeof policyDraftContent>;

@@ -20,9 +20,11 @@ import type { Caller, ResourceReference } from '../access/caller.ts';
 import type { PolicyDecider as Decider, PolicyVerdict } from '../access/door.ts';
 import { identityText } from '../namespaces/namespace-change.ts';
 import type { Approvals } from './approvals.ts';
+import { namesDuties, policiesAgainstDuty } from './duties.ts';
 import type { HeldPolicies } from './held-policies.ts';
 import type { Overrides } from './overrides.ts';
 import { policyLimits } from './policy-limits.ts';
+import type { DecisionJournal } from './replays/decision-journal.ts';
 import {
   namesOnly,
   needsFacts,
@@ -43,6 +45,8 @@ export interface PolicyDeciderOptions {
   /** People are to be told: the control plane, by a keyed hash of the identity. */
   alert: (identity: { kind: string; id: string }) => void;
   log: Pick<Logger, 'info' | 'warn'>;
+  /** Where what was decided is kept for replays; undefined where nobody can ask for one. */
+  journal?: () => Pick<DecisionJournal, 'note'> | undefined;
   monotonicMs?: () => number;
 }
 
@@ -129,10 +133,12 @@ export class PolicyDecider implements Decider {
       return permit(['emergency-override'], { override: override.id });
     }
     const set = held.active;
-    if (set === undefined) return permit([]);
-    if (caller.identity.kind === 'system') {
-      return namesDuties(set.compiled) ? this.#decideDuty(caller, action, resource) : permit([]);
+    const isDuty = caller.identity.kind === 'system';
+    if (set === undefined || (isDuty && !namesDuties(set.compiled))) {
+      this.#noteUndecided(caller, action, resource);
+      return permit([]);
     }
+    if (isDuty) return this.#decideDuty(caller, action, resource);
     const stale = held.staleness;
     if (
       (stale === 'deny' && !neverStale.has(action)) ||
@@ -158,8 +164,8 @@ export class PolicyDecider implements Decider {
     if (set === undefined) return permit([]);
     const request = this.#requestOf(caller, action, facts);
     const decision = decide(set.compiled, request);
-    if (decision.reason !== 'forbidden' && decision.reason !== 'policy_failed') return permit([]);
-    const naming = decision.policyIds.filter((id) => dutyPolicies(set.compiled).has(id));
+    const naming = policiesAgainstDuty(set.compiled, decision);
+    this.#note(request, naming.length === 0, false, true);
     if (naming.length === 0) return permit([]);
     const told = this.#tell(caller, action, resource, decision.obligations);
     return deny(naming, { ...contextOf(decision, request, set.number), ...told });
@@ -184,6 +190,8 @@ export class PolicyDecider implements Decider {
       log.warn({ action, errors: decision.errors.slice(0, 5) }, 'a policy could not be evaluated');
     }
     const told = this.#tell(caller, action, resource, decision.obligations);
+    const requirements = decision.obligations.filter((each) => each.kind === 'require_approval');
+    this.#note(request, isAllowed, requirements.length > 0, needsFacts(set.compiled));
     if (!isAllowed) {
       return deny(decision.policyIds, { ...contextOf(decision, request, set.number), ...told });
     }
@@ -197,10 +205,19 @@ export class PolicyDecider implements Decider {
         }),
       };
     }
-    const requirements = decision.obligations.filter((each) => each.kind === 'require_approval');
     // Those who agreed have agreed to it once, and it is not done again.
     if (requirements.length === 0 || isRepeated) return permit(decision.policyIds, told);
     return this.#approve(caller, action, resource, decision, requirements, told);
+  }
+
+  /** Roles decided alone: what a policy would have read is noted as far as it costs nothing. */
+  #noteUndecided(caller: Caller, action: AgentAction, resource: ResourceReference): void {
+    if (this.#options.journal?.() === undefined) return;
+    this.#note(this.#requestOf(caller, action, namesOnly(resource)), true, false, false);
+  }
+
+  #note(request: AccessRequest, allowed: boolean, needsApproval: boolean, isKnown: boolean): void {
+    this.#options.journal?.()?.note(request, { allowed, needsApproval, isKnown });
   }
 
   async #approve(
@@ -366,25 +383,6 @@ export class PolicyDecider implements Decider {
     if (wasAllowed === isAllowed) return;
     counts[isAllowed ? 'newlyAllowed' : 'newlyDenied'] += 1;
   }
-}
-
-const namingSystem = new WeakMap<CompiledSet, ReadonlySet<string>>();
-
-/** Policies that forbid and speak of the agent's own duties. */
-function dutyPolicies(set: CompiledSet): ReadonlySet<string> {
-  let ids = namingSystem.get(set);
-  if (ids === undefined) {
-    const found = set.policies.filter(
-      ({ study }) => study.effect === 'forbid' && /\bSystem\b/.test(study.text),
-    );
-    ids = new Set(found.map(({ id }) => id));
-    namingSystem.set(set, ids);
-  }
-  return ids;
-}
-
-function namesDuties(set: CompiledSet): boolean {
-  return dutyPolicies(set).size > 0;
 }
 
 type Context = Record<string, string | number | boolean>;

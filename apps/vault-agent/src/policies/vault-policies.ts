@@ -12,6 +12,7 @@ import { policyHandlers } from './policies.http.ts';
 import { PolicyDecider } from './policy-decider.ts';
 import type { PolicyTables } from './policy-tables.ts';
 import { PolicyView } from './policy-view.ts';
+import type { DecisionJournal } from './replays/decision-journal.ts';
 import { ResourceFactsReader } from './resource-facts.ts';
 
 export interface VaultPoliciesOptions {
@@ -34,6 +35,10 @@ export class VaultPolicies {
   readonly clock = new TrustedClock(Date.now, () => performance.now());
   /** The set that was received; undefined where this agent takes none: roles decide alone. */
   held: HeldPolicies | undefined;
+  /** What was decided, for replays; undefined where nobody can ask for one. */
+  journal: DecisionJournal | undefined;
+  readonly facts: ResourceFactsReader;
+  readonly subject: { id: string; name: string };
   /** What people are to be told. */
   onNotice: (notice: PolicyNotice) => void = () => undefined;
   readonly #options: VaultPoliciesOptions;
@@ -62,13 +67,16 @@ export class VaultPolicies {
         return parts.held?.staleness;
       },
     };
+    this.facts = new ResourceFactsReader(vault.store);
+    this.subject = { id: vault.store.vaultId, name: 'vault' };
     this.decider = new PolicyDecider({
       held,
-      facts: new ResourceFactsReader(vault.store),
+      facts: this.facts,
       approvals: this.approvals,
       overrides: this.overrides,
       clock: this.clock,
-      vault: { id: vault.store.vaultId, name: 'vault' },
+      vault: this.subject,
+      journal: () => this.journal,
       zone: Intl.DateTimeFormat().resolvedOptions().timeZone,
       alert: (identity: Identity) => this.onNotice({ kind: 'alert', identity }),
       log,
@@ -92,6 +100,22 @@ export class VaultPolicies {
 
   async stop(): Promise<void> {
     await this.overrides.stop();
+  }
+
+  /** The owner's audit says what was asked about the decisions of this agent, and what was answered. */
+  async auditReplay(id: string, facts: Record<string, number | string>): Promise<void> {
+    const caller = systemCaller('replay', id, Date.now());
+    await this.#options.trail.record({
+      requestId: caller.requestId,
+      identity: caller.identity,
+      address: '',
+      action: 'policy.read',
+      operation: 'policy.replay',
+      resource: { other: `policy-replay:${id}` },
+      phase: 'outcome',
+      result: 'done',
+      context: facts,
+    });
   }
 
   /** Loud: in the log, in the audit of every agent that obeys it, and to whoever is told. */

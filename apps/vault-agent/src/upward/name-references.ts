@@ -24,6 +24,22 @@ export class NameReferences {
     return this.#reference('identity', kind, id);
   }
 
+  /** Who did what to what; a resource has as many parts as it has names. */
+  decision({
+    principal,
+    action,
+    namespace,
+    secret,
+  }: {
+    principal: { kind: string; id: string };
+    action: string;
+    namespace: string | undefined;
+    secret: string | undefined;
+  }): Buffer {
+    const resource = [namespace, secret].flatMap((name) => (name === undefined ? [] : [name]));
+    return this.#reference('decision', principal.kind, principal.id, action, ...resource);
+  }
+
   /** Every part with its length, so that no two lists of parts are the same bytes. */
   #reference(...parts: string[]): Buffer {
     const hmac = createHmac('sha256', this.#key).update('keystead.name-reference.v1\0');
