@@ -11,6 +11,7 @@ import { existsSync, globSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import * as agentLink from '@keystead/contracts/agent-link';
 import * as analytics from '@keystead/contracts/analytics';
+import * as approvals from '@keystead/contracts/approvals';
 import * as auth from '@keystead/contracts/auth';
 import * as monitoring from '@keystead/contracts/monitoring';
 import * as notification from '@keystead/contracts/notification';
@@ -163,6 +164,7 @@ export function readDeclared(): Map<string, Declared> {
     registry,
     monitoring,
     policy,
+    approvals,
     analytics,
     notification,
     agentLink,

@@ -3,6 +3,7 @@ import { limits } from '@keystead/contracts/limits';
 import { OnNudge } from '@keystead/messaging/bus-handlers';
 import { Jobs } from '@keystead/messaging/jobs';
 import { Controller, Inject, type OnApplicationBootstrap } from '@nestjs/common';
+import { ApprovalsEnd } from './approvals/approval-reports.ts';
 import { AgentCommands } from './deliveries/agent-commands.ts';
 import { AgentReports } from './deliveries/agent-reports.ts';
 import { RolloutRunner } from './rollouts/rollout-runner.ts';
@@ -18,6 +19,7 @@ export class Duties implements OnApplicationBootstrap {
     @Inject(RolloutRunner) private readonly rollouts: RolloutRunner,
     @Inject(StandingRollouts) private readonly standing: StandingRollouts,
     @Inject(AgentCommands) private readonly commands: AgentCommands,
+    @Inject(ApprovalsEnd) private readonly approvals: ApprovalsEnd,
   ) {}
 
   onApplicationBootstrap(): void {
@@ -30,6 +32,11 @@ export class Duties implements OnApplicationBootstrap {
       name: 'rollouts',
       periodMs: limits.rolloutStepPeriodMs,
       work: async () => void (await this.rollouts.run()),
+    });
+    this.jobs.every({
+      name: 'approvals',
+      periodMs: 5_000,
+      work: () => this.approvals.look(),
     });
     this.jobs.every({
       name: 'agent-commands',

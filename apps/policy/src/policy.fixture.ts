@@ -21,6 +21,8 @@ import { createPolicy, createPolicySet } from '@keystead/contracts/policy';
 import { Database } from '@keystead/database/database';
 import type { Bus } from '@keystead/messaging/bus';
 import { createTestDatabase, type TestDatabase } from '@keystead/test-control-plane/test-database';
+import { ApprovalsEnd } from './approvals/approval-reports.ts';
+import { Approvals } from './approvals/approvals.ts';
 import { Assignments } from './assignments/assignments.ts';
 import { AgentCommands } from './deliveries/agent-commands.ts';
 import { AgentPolicies } from './deliveries/agent-policies.ts';
@@ -61,6 +63,8 @@ export class PolicyWorld {
   readonly deliveries: Deliveries;
   readonly reports: AgentReports;
   readonly commands: AgentCommands;
+  readonly approvals: Approvals;
+  readonly approvalsEnd: ApprovalsEnd;
   readonly agentPolicies: AgentPolicies;
   readonly rollouts: Rollouts;
   readonly runner: RolloutRunner;
@@ -91,6 +95,8 @@ export class PolicyWorld {
     this.deliveries = new Deliveries(this.database, new CommandSigner(this.bus), this.bus);
     this.reports = new AgentReports(this.database, this.bus);
     this.commands = new AgentCommands(this.database, this.bus);
+    this.approvals = new Approvals(this.work, this.listing, this.signers, this.commands);
+    this.approvalsEnd = new ApprovalsEnd(this.database, this.bus);
     this.standing = new StandingRollouts(this.database, this.bus);
     this.simulations = new Simulations(this.work);
     this.agentPolicies = new AgentPolicies(this.work);

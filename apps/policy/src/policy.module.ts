@@ -3,6 +3,9 @@ import { Database } from '@keystead/database/database';
 import type { Logger } from '@keystead/service-runtime/log';
 import { MessagingModule } from '@keystead/service-runtime/messaging.module';
 import { type DynamicModule, type INestMicroservice, Module } from '@nestjs/common';
+import { ApprovalsEnd } from './approvals/approval-reports.ts';
+import { ApprovalsBus } from './approvals/approvals.nats.ts';
+import { Approvals } from './approvals/approvals.ts';
 import { Assignments } from './assignments/assignments.ts';
 import type { Config } from './config.ts';
 import { AgentCommands } from './deliveries/agent-commands.ts';
@@ -38,11 +41,13 @@ export class PolicyModule {
         }),
         MessagingModule.forRoot({ service: 'policy', environment: config }, log),
       ],
-      controllers: [PoliciesBus, PolicySetsBus, DeliveriesBus, RolloutsBus, Duties],
+      controllers: [PoliciesBus, PolicySetsBus, DeliveriesBus, RolloutsBus, ApprovalsBus, Duties],
       providers: [
         AgentCommands,
         AgentPolicies,
         AgentReports,
+        Approvals,
+        ApprovalsEnd,
         Assignments,
         CommandSigner,
         Deliveries,

@@ -159,6 +159,49 @@ export const policyDecisionsReport = z.object({
 });
 export type PolicyDecisionsReport = z.infer<typeof policyDecisionsReport>;
 
+/** A request that waits for approval in a vault, and how far it is. Names are keyed hashes. */
+export const approvalReport = z.object({
+  id: uuid,
+  revision: z.number().int().nonnegative(),
+  state: z.enum(['pending', 'approved', 'denied', 'used']),
+  action: z.string().max(64),
+  namespaceRef: hash.nullable(),
+  secretRef: hash.nullable(),
+  otherRef: hash.nullable(),
+  requesterRef: hash,
+  requestedAtMs: z.number().int(),
+  expiresAtMs: z.number().int(),
+  requirements: z
+    .array(
+      z.object({
+        policy: z.string().max(128),
+        approvers: z.array(z.string().max(64)).max(32),
+        count: z.number().int().nonnegative(),
+      }),
+    )
+    .max(limits.approvalRequirementsMax),
+  decisions: z
+    .array(
+      z.object({
+        approverRef: hash,
+        verdict: z.enum(['approve', 'deny']),
+        atMs: z.number().int(),
+        /** The decision of the control plane that it was. */
+        decisionId: uuid.nullable(),
+      }),
+    )
+    .max(limits.approvalDecisionsMax),
+});
+export type ApprovalReport = z.infer<typeof approvalReport>;
+
+/** What became of a decision of the control plane. */
+export const approvalAnswer = z.object({
+  approvalId: uuid,
+  decisionId: uuid,
+  outcome: z.string().max(32),
+});
+export type ApprovalAnswer = z.infer<typeof approvalAnswer>;
+
 /** A retained message of an agent. `(agent, bootId, sequence)` is unique; a replay changes nothing. */
 export const retainedEvent = z.object({
   organizationId: uuid,
@@ -174,6 +217,8 @@ export const retainedEvent = z.object({
   operationCounts: operationCountsReport.optional(),
   policySet: policySetReport.optional(),
   policyDecisions: policyDecisionsReport.optional(),
+  approval: approvalReport.optional(),
+  approvalAnswer: approvalAnswer.optional(),
   /** base64, by the certificate's key over the retained bytes. */
   signature: z.string().max(512),
 });

@@ -33,6 +33,7 @@ export const alertKinds = [
   'policy.drifted',
   'policy.stale',
   'policy.halted',
+  'approval.requested',
 ] as const;
 export const alertKind = z.enum(alertKinds);
 export type AlertKind = z.infer<typeof alertKind>;
@@ -59,6 +60,7 @@ export const severityOf: Record<AlertKind, Severity> = {
   'policy.drifted': 'warning',
   'policy.stale': 'warning',
   'policy.halted': 'critical',
+  'approval.requested': 'warning',
 };
 
 /** What agents report themselves, or what follows from their reports. */
@@ -75,6 +77,7 @@ export const reportedAlertKinds = [
   'policy.drifted',
   'policy.stale',
   'policy.halted',
+  'approval.requested',
 ] as const satisfies readonly AlertKind[];
 export type ReportedAlertKind = (typeof reportedAlertKinds)[number];
 
@@ -120,6 +123,8 @@ const reasonWords: Record<string, string> = {
 };
 
 export function wordsOfReason(reason: string): string {
+  const [, approvalId] = /^approval:(apr_[0-9a-z]{26})$/.exec(reason) ?? [];
+  if (approvalId !== undefined) return `somebody waits for the approval ${approvalId}`;
   return reasonWords[reason] ?? reason.replaceAll('_', ' ');
 }
 
@@ -439,6 +444,8 @@ export const agentEventKinds = [
   'security_notice',
   'policy_set',
   'policy_decisions',
+  'approval',
+  'approval_answer',
 ] as const;
 export const agentEventKind = z.enum(agentEventKinds);
 

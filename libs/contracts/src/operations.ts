@@ -1,5 +1,6 @@
 /** Every operation of the public API. The gateway offers exactly these. */
 import * as analytics from './analytics.ts';
+import * as approvals from './approvals.ts';
 import * as auth from './auth.ts';
 import * as monitoring from './monitoring.ts';
 import * as notification from './notification.ts';
@@ -16,6 +17,7 @@ export const operations: readonly Operation[] = [
   registry,
   monitoring,
   policy,
+  approvals,
   analytics,
   notification,
 ].flatMap((contract) => Object.values(contract as Record<string, unknown>).filter(isOperation));

@@ -3,7 +3,13 @@
  * consumer deletes the row in the transaction of its effect.
  */
 import { z } from 'zod';
-import { operationCountsReport, policyDecisionsReport, policySetReport } from './agent-link.ts';
+import {
+  approvalAnswer,
+  approvalReport,
+  operationCountsReport,
+  policyDecisionsReport,
+  policySetReport,
+} from './agent-link.ts';
 import { reportedAlertKinds } from './monitoring.ts';
 
 export const outboxTopics = {
@@ -21,6 +27,8 @@ export const outboxTopics = {
     agentId: z.uuid(),
     policySet: policySetReport.optional(),
     policyDecisions: policyDecisionsReport.optional(),
+    approval: approvalReport.optional(),
+    approvalAnswer: approvalAnswer.optional(),
   }),
   /** Another service found what people are to be told of a vault, or that it is over. */
   'vault.reported': z.object({

@@ -18,6 +18,7 @@ const viewer = [
   'usage.read',
   'policies.read',
   'rollouts.read',
+  'approvals.read',
   'events.read',
 ] as const;
 
@@ -30,6 +31,8 @@ const operator = [
   'deliveries.replay',
   'enrollment.read',
   'enrollment.write',
+  // Beside it the policy that asks for the approval names the role.
+  'approvals.decide',
 ] as const;
 
 const admin = [

@@ -2,6 +2,8 @@ import { createHash, generateKeyPairSync } from 'node:crypto';
 import { signAuditHead } from '@keystead/agent-protocol/audit-head';
 import {
   AgentMessage,
+  type ApprovalReported,
+  ApprovalState,
   type AuditHead,
   AuditHeadSigner,
   OperationOutcome,
@@ -29,6 +31,10 @@ const bytes = fc.oneof(
   fc.constantFrom(new Uint8Array(0), new Uint8Array(16), new Uint8Array(32)),
 );
 const blob = bytes.map((content) => Buffer.from(content));
+const id = fc.oneof(
+  fc.uuid().map((text) => Buffer.from(text.replaceAll('-', ''), 'hex')),
+  blob,
+);
 const word = fc.integer({ min: 0, max: 40 }) as fc.Arbitrary<never>;
 const kind = fc.oneof(
   fc.record({
@@ -96,6 +102,37 @@ const kind = fc.oneof(
       outcome: word,
       problem: word,
     }),
+  }),
+  fc.record({
+    $case: fc.constant('approvalReported' as const),
+    value: fc.record({
+      approvalId: id,
+      revision: count,
+      state: word,
+      action: fc.oneof(text, fc.constant('secret.read-value')),
+      namespaceRef: blob,
+      secretRef: blob,
+      otherRef: blob,
+      requesterRef: blob,
+      requestedAtUnixMs: number,
+      expiresAtUnixMs: number,
+      requirements: fc.array(
+        fc.record({
+          policy: fc.oneof(text, fc.constant('pol_1:v3')),
+          approvers: fc.array(fc.oneof(text, fc.constant('admin'))),
+          count,
+        }),
+        { maxLength: 20 },
+      ),
+      decisions: fc.array(
+        fc.record({ approverRef: blob, verdict: word, atUnixMs: number, decisionId: id }),
+        { maxLength: 70 },
+      ),
+    }),
+  }),
+  fc.record({
+    $case: fc.constant('approvalAnswered' as const),
+    value: fc.record({ approvalId: id, decisionId: id, outcome: word }),
   }),
   fc.record({
     $case: fc.constant('policyDecisionCounts' as const),
@@ -263,6 +300,53 @@ test("an audit head says whether the session's certificate signed it, another ke
     expect(report({ ...signed, ...changed })).toMatchObject({ signature: 'invalid' });
   }
   expect(report({ chainId: Buffer.alloc(15) })).toBe('audit_head.chain_id');
+});
+
+test('an approval crosses as ids, numbers, keyed hashes and words of the signed set alone', () => {
+  const reference = Buffer.alloc(32, 7);
+  const uuid = Buffer.from('0190b6a0c0de7abc8def0123456789ab', 'hex');
+  const reported = (changes: Partial<ApprovalReported> = {}) => {
+    const checked = eventOf(
+      {
+        occurredAtUnixMs: 1,
+        kind: {
+          $case: 'approvalReported',
+          value: {
+            approvalId: uuid,
+            revision: 2,
+            state: ApprovalState.APPROVED,
+            action: 'secret.read-value',
+            namespaceRef: reference,
+            secretRef: Buffer.alloc(0),
+            otherRef: Buffer.alloc(0),
+            requesterRef: reference,
+            requestedAtUnixMs: 1,
+            expiresAtUnixMs: 2,
+            requirements: [{ policy: 'pol_1:v3', approvers: ['admin'], count: 2 }],
+            decisions: [],
+            ...changes,
+          },
+        },
+      },
+      undefined,
+    );
+    return 'value' in checked ? checked.value.approval : checked.wrong;
+  };
+  expect(reported()).toMatchObject({
+    id: '0190b6a0-c0de-7abc-8def-0123456789ab',
+    state: 'approved',
+    namespaceRef: '07'.repeat(32),
+    secretRef: null,
+  });
+  const value = Buffer.from('correct horse battery staple');
+  expect(reported({ approvalId: value })).toBe('approval_reported.approval_id');
+  expect(reported({ secretRef: value })).toBe('approval_reported.secretRef');
+  expect(reported({ requesterRef: value })).toBe('approval_reported.requester_ref');
+  expect(reported({ action: 'correct horse' })).toBe('approval_reported.action');
+  const policy = { policy: 'a', approvers: ['correct horse'], count: 1 };
+  expect(reported({ requirements: [policy] })).toBe('approval_reported.requirements');
+  const decision = { approverRef: value, verdict: 1, atUnixMs: 1, decisionId: Buffer.alloc(0) };
+  expect(reported({ decisions: [decision] })).toBe('approval_reported.decisions');
 });
 
 test('words of a newer agent are kept as unrecognized, and never as text of its choosing', () => {

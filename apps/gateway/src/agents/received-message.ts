@@ -11,6 +11,10 @@ import {
 } from '@keystead/agent-protocol/audit-head';
 import type { PolicySet } from '@keystead/agent-protocol/generated/keystead/agent/v1/envelope';
 import {
+  ApprovalDecisionOutcome,
+  type ApprovalReported,
+  ApprovalState,
+  ApprovalVerdict,
   type AuditHead,
   BackupDestination,
   BackupKind,
@@ -32,6 +36,7 @@ import {
 } from '@keystead/agent-protocol/generated/keystead/agent/v1/session';
 import type {
   AgentFacts,
+  ApprovalReport,
   AuditHeadReport,
   Beat,
   HeldPolicySet,
@@ -93,7 +98,14 @@ export function healthOf(heartbeat: Heartbeat): Beat['health'] | undefined {
 
 type Told = Pick<
   RetainedEvent,
-  'kind' | 'details' | 'auditHead' | 'operationCounts' | 'policySet' | 'policyDecisions'
+  | 'kind'
+  | 'details'
+  | 'auditHead'
+  | 'operationCounts'
+  | 'policySet'
+  | 'policyDecisions'
+  | 'approval'
+  | 'approvalAnswer'
 >;
 
 /**
@@ -265,6 +277,19 @@ function toldBy({ kind }: Event, certificateKey: KeyObject | undefined): Told | 
       const policyDecisions = { ...held, allowed, denied, newlyAllowed, newlyDenied, errors };
       return { kind: 'policy_decisions', details: policyDecisions, policyDecisions };
     }
+    case 'approvalReported':
+      return approvalOf(kind.value);
+    case 'approvalAnswered': {
+      const { approvalId, decisionId, outcome } = kind.value;
+      if (!isUuid(approvalId)) return 'approval_answered.approval_id';
+      if (!isUuid(decisionId)) return 'approval_answered.decision_id';
+      const approvalAnswer = {
+        approvalId: uuidOf(approvalId),
+        decisionId: uuidOf(decisionId),
+        outcome: nameOf(ApprovalDecisionOutcome, outcome),
+      };
+      return { kind: 'approval_answer', details: approvalAnswer, approvalAnswer };
+    }
     default:
       return 'event.kind';
   }
@@ -278,6 +303,101 @@ export function heldOf(policySet: PolicySet | undefined): HeldPolicySet | undefi
   return number <= policySetNumberMax && digestPattern.test(digest)
     ? { number, digest }
     : undefined;
+}
+
+const actionPattern = /^[a-z-]{1,40}\.[a-z-]{1,40}$/;
+const policyIdPattern = /^[\x21-\x7e]{1,128}$/;
+const roleNamePattern = /^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$/;
+const approvalStates: Partial<Record<ApprovalState, ApprovalReport['state']>> = {
+  [ApprovalState.PENDING]: 'pending',
+  [ApprovalState.APPROVED]: 'approved',
+  [ApprovalState.DENIED]: 'denied',
+  [ApprovalState.USED]: 'used',
+};
+const approvalVerdicts: Partial<Record<ApprovalVerdict, 'approve' | 'deny'>> = {
+  [ApprovalVerdict.APPROVE]: 'approve',
+  [ApprovalVerdict.DENY]: 'deny',
+};
+
+function approvalOf(reported: ApprovalReported): Told | string {
+  const { approvalId, action, requesterRef, requestedAtUnixMs, expiresAtUnixMs } = reported;
+  const { requirements, decisions } = reported;
+  const state = approvalStates[reported.state];
+  if (!isUuid(approvalId)) return 'approval_reported.approval_id';
+  if (state === undefined) return 'approval_reported.state';
+  if (reported.revision > policySetNumberMax) return 'approval_reported.revision';
+  if (!actionPattern.test(action)) return 'approval_reported.action';
+  for (const field of ['namespaceRef', 'secretRef', 'otherRef'] as const) {
+    if (reported[field].length > 0 && !isReference(reported[field])) {
+      return `approval_reported.${field}`;
+    }
+  }
+  if (!isReference(requesterRef)) return 'approval_reported.requester_ref';
+  if (!isInstant(requestedAtUnixMs)) return 'approval_reported.requested_at_unix_ms';
+  if (!isInstant(expiresAtUnixMs)) return 'approval_reported.expires_at_unix_ms';
+  const areRequirements =
+    requirements.length <= limits.approvalRequirementsMax &&
+    requirements.every(
+      ({ policy, approvers }) =>
+        policyIdPattern.test(policy) &&
+        approvers.length <= 32 &&
+        approvers.every((name) => roleNamePattern.test(name)),
+    );
+  if (!areRequirements) return 'approval_reported.requirements';
+  if (decisions.length > limits.approvalDecisionsMax) return 'approval_reported.decisions';
+  const decided: ApprovalReport['decisions'] = [];
+  for (const { approverRef, verdict, atUnixMs, decisionId } of decisions) {
+    const said = approvalVerdicts[verdict];
+    if (
+      said === undefined ||
+      !isReference(approverRef) ||
+      !isInstant(atUnixMs) ||
+      (decisionId.length !== 0 && !isUuid(decisionId))
+    ) {
+      return 'approval_reported.decisions';
+    }
+    decided.push({
+      approverRef: approverRef.toString('hex'),
+      verdict: said,
+      atMs: atUnixMs,
+      decisionId: decisionId.length === 0 ? null : uuidOf(decisionId),
+    });
+  }
+  const referenceOf = (bytes: Buffer) => (bytes.length === 0 ? null : bytes.toString('hex'));
+  const approval: ApprovalReport = {
+    id: uuidOf(approvalId),
+    revision: reported.revision,
+    state,
+    action,
+    namespaceRef: referenceOf(reported.namespaceRef),
+    secretRef: referenceOf(reported.secretRef),
+    otherRef: referenceOf(reported.otherRef),
+    requesterRef: requesterRef.toString('hex'),
+    requestedAtMs: requestedAtUnixMs,
+    expiresAtMs: expiresAtUnixMs,
+    requirements,
+    decisions: decided,
+  };
+  return {
+    kind: 'approval',
+    details: {
+      approvalId: approval.id,
+      state,
+      action,
+      requesterRef: approval.requesterRef,
+      expiresAt: new Date(expiresAtUnixMs).toISOString(),
+    },
+    approval,
+  };
+}
+
+function isUuid(bytes: Buffer): boolean {
+  return bytes.length === 16 && uuidPattern.test(uuidOf(bytes));
+}
+
+function uuidOf(bytes: Buffer): string {
+  const digits = bytes.toString('hex');
+  return [8, 12, 16, 20, 32].map((end, at) => digits.slice([0, 8, 12, 16, 20][at], end)).join('-');
 }
 
 function auditHeadOf(head: AuditHead, certificateKey: KeyObject | undefined): Told | string {

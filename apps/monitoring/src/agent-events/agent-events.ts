@@ -39,8 +39,11 @@ export class AgentEvents {
         ];
         const usage = fresh.filter(({ operationCounts }) => operationCounts !== undefined);
         const policies = fresh.filter(
-          ({ policySet, policyDecisions }) =>
-            policySet !== undefined || policyDecisions !== undefined,
+          ({ policySet, policyDecisions, approval, approvalAnswer }) =>
+            policySet !== undefined ||
+            policyDecisions !== undefined ||
+            approval !== undefined ||
+            approvalAnswer !== undefined,
         );
         const nudges = {
           usage: usage.length > 0,
@@ -53,7 +56,8 @@ export class AgentEvents {
         await enqueueMany(
           transaction,
           'policy.reported',
-          policies.flatMap(({ organizationId, agentId, policySet, policyDecisions }) => {
+          policies.flatMap(({ organizationId, agentId, ...told }) => {
+            const { policySet, policyDecisions, approval, approvalAnswer } = told;
             const vaultId = vaults.byAgent.get(agentId);
             return vaultId
               ? [
@@ -64,6 +68,8 @@ export class AgentEvents {
                       agentId,
                       ...(policySet ? { policySet } : {}),
                       ...(policyDecisions ? { policyDecisions } : {}),
+                      ...(approval ? { approval } : {}),
+                      ...(approvalAnswer ? { approvalAnswer } : {}),
                     },
                   },
                 ]

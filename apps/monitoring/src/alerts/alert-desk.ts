@@ -72,6 +72,8 @@ const reportedAlertCalmMs: Record<ReportedAlertKind, number> = {
   'policy.drifted': 24 * hourMs,
   'policy.stale': 24 * hourMs,
   'policy.halted': 7 * 24 * hourMs,
+  // As long as an approval may wait.
+  'approval.requested': 30 * 24 * hourMs,
 };
 
 /** How many agents an alert names; the rest is counted. */

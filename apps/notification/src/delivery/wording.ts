@@ -261,6 +261,12 @@ const words: Record<AlertsMessage['type'], AlertWords> = {
     advice:
       'Look at the rollout: resume it when the cause is mended, or roll it back. Vaults that were not reached keep what they hold.',
   }),
+  'approval.requested': reported({
+    what: 'keeps a request waiting for approval',
+    many: 'keep requests waiting for approval',
+    advice:
+      'Whoever holds a role that the policy names decides, here or at the vault. Undecided, it ends with its time.',
+  }),
 };
 
 /** The words of what agents report themselves: which of it stands in the alert's reasons. */

@@ -6,10 +6,11 @@ import { Database, type Transaction } from '@keystead/database/database';
 import { enqueueMany, type OutboxRow, take } from '@keystead/database/outbox';
 import { Bus } from '@keystead/messaging/bus';
 import { Inject, Injectable } from '@nestjs/common';
+import { takeAnswer, takeApproval } from '../approvals/approval-reports.ts';
 import { reportOf } from './deliveries.ts';
 
 type Row = OutboxRow<'policy.reported'>;
-type Told = ReturnType<typeof reportOf>;
+type Told = ReturnType<typeof reportOf> | Awaited<ReturnType<typeof takeApproval>>[number];
 
 const batch = 200;
 
@@ -40,7 +41,10 @@ export class AgentReports {
 
 async function record(transaction: Transaction, { organizationId, payload }: Row): Promise<Told[]> {
   if (organizationId === null) return [];
-  const { vaultId, agentId, policySet, policyDecisions } = payload;
+  const { vaultId, agentId, policySet, policyDecisions, approval, approvalAnswer } = payload;
+  const reporter = { organizationId, vaultId, agentId };
+  if (approvalAnswer !== undefined) await takeAnswer(transaction, reporter, approvalAnswer);
+  if (approval !== undefined) return takeApproval(transaction, reporter, approval);
   const of = { organization_id: organizationId, vault_id: vaultId, agent_id: agentId };
   if (policyDecisions) {
     const { number, allowed, denied, newlyDenied, errors } = policyDecisions;
