@@ -12,6 +12,7 @@ import { addBackupCommands } from './backup/backup-commands.ts';
 import { ConfigurationError, loadConfiguration } from './configuration.ts';
 import type { GuardedVault } from './guarded-vault.ts';
 import { addKeyCommands } from './keys/key-commands.ts';
+import { addArchiveCommands } from './namespaces/archive-commands.ts';
 import { addOverrideCommand } from './policies/override-command.ts';
 import { agentVersion } from './version.ts';
 
@@ -87,6 +88,7 @@ export function commandLine(): Command {
       'command',
     ),
   );
+  addArchiveCommands(program, withVault);
   addKeyCommands(program, withVault);
   addAuditCommands(program, auditLogsOf);
   addOverrideCommand(program, withVault);

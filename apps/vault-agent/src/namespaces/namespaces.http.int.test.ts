@@ -1,14 +1,20 @@
+import { statSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import {
   formatIdentity,
   formatRecipient,
   generateRecipient,
 } from '@keystead/envelope/sealed-stream';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { type Answer, TestAgent } from '../agent-process.fixture.ts';
+import { type Answer, command, TestAgent } from '../agent-process.fixture.ts';
 
 let agent: TestAgent;
 beforeAll(async () => {
-  agent = await TestAgent.start();
+  // What seals backups is the agent's to have: commands that make none do without.
+  agent = await TestAgent.make((yaml) =>
+    yaml.replace('backup:\n', 'backup:\n  passphrase: { variable: "TEST_SEAL" }\n'),
+  );
+  await agent.run({ TEST_SEAL: 'a passphrase of the backups' });
   await ok('POST', '/v1/namespaces', { name: 'app', tags: ['env=test'] });
 });
 afterAll(() => agent.remove());
@@ -167,6 +173,42 @@ test('an archive goes out and comes in, for a passphrase and for a recipient', a
   expect((await exported({ recipient: 'keystead-recipient-x' })).answer.status).toBe(400);
   expect((await exported({})).answer.status).toBe(400);
   expect(agent.output).not.toContain(passphrase);
+});
+
+test('commands beside the agent write a namespace out and take it in, audited from before the first byte', async () => {
+  const at = (name: string) => join(agent.folder, name);
+  const configured = ['--config', agent.configuration];
+  writeFileSync(at('passphrase'), 'correct horse battery staple\n');
+  const sealedBy = ['--passphrase-file', at('passphrase')];
+  const out = await command([
+    'export',
+    ...configured,
+    ...['--namespace', 'app', '--output', at('app.keystead'), ...sealedBy, '--json'],
+  ]);
+  expect(out.code, out.errors).toBe(0);
+  expect(JSON.parse(out.output)).toMatchObject({ namespace: 'app', secrets: 2 });
+  expect(statSync(at('app.keystead')).mode & 0o777).toBe(0o600);
+  const take = (...more: string[]) =>
+    command([
+      'import',
+      ...configured,
+      ...['--namespace', 'taken', '--input', at('app.keystead'), ...sealedBy, ...more],
+    ]);
+  expect(await take('--create-namespace', '--json')).toMatchObject({
+    code: 0,
+    output: expect.stringContaining('"created":2'),
+    errors: 'checking: 2 secrets, 2 versions\nwriting: 2 secrets, 2 versions\n',
+  });
+  expect(await readValue('taken', 'a')).toBe('value of a');
+  expect(await take()).toMatchObject({ code: 1, errors: expect.stringContaining('taken/a') });
+  const done = agent.audit('audit.log.commands').map((entry) => `${entry.action} ${entry.result}`);
+  expect(done).toEqual(
+    expect.arrayContaining([
+      'namespace.export started',
+      'namespace.export done',
+      'namespace.import refused',
+    ]),
+  );
 });
 
 test('whoever may not make a namespace copies nothing to it, moves nothing to it and imports none', async () => {

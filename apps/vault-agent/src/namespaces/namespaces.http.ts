@@ -70,7 +70,7 @@ export function namespaceHandlers(namespaces: Namespaces, transfer: Transfer): A
     }),
     handler(contract.exportNamespace, {
       resource: about,
-      also: (input) => [givesAway(input)],
+      also: alsoOfExport,
       run: async (_caller, { params, body }) => ({
         contentType: 'application/octet-stream',
         fileName: `${params.namespace}.keystead`,
@@ -79,10 +79,7 @@ export function namespaceHandlers(namespaces: Namespaces, transfer: Transfer): A
     }),
     handler(contract.importNamespace, {
       resource: about,
-      also: ({ params, query }) =>
-        query.createNamespace === 'true'
-          ? [{ action: 'namespace.create' as const, resource: { namespace: params.namespace } }]
-          : [],
+      also: ({ params, query }) => alsoOfImport(params.namespace, query.createNamespace === 'true'),
       run: (caller, { params, query }, { body, headers, progress }) =>
         transfer.import(caller, params.namespace, body, identityOf(headers), {
           existing: query.existing,

@@ -85,12 +85,17 @@ export class Transfer {
   }
 
   /** A sealed archive of one namespace, as it is now. @throws ServiceError `not_found` */
-  async export(name: string, recipient: StreamRecipient): Promise<Readable> {
+  async export(
+    name: string,
+    recipient: StreamRecipient,
+    onRow?: (row: ArchiveRow) => void,
+  ): Promise<Readable> {
     await this.#directory.find(name);
     const archive = new PassThrough();
     const signal = AbortSignal.timeout(storeLimits.transferTimeoutMs);
     this.exportRows({ namespaces: [name] }, async (rows) => {
-      const sealed = sealStream(encodeRows(rows), [recipient], { context: exportContext });
+      const told = onRow === undefined ? rows : telling(rows, onRow);
+      const sealed = sealStream(encodeRows(told), [recipient], { context: exportContext });
       await pipeline(sealed, archive, { signal });
     }).catch((error) => archive.destroy(error as Error));
     return archive;
@@ -210,6 +215,16 @@ export class Transfer {
       const { mtimeMs } = statSync(file, { throwIfNoEntry: false }) ?? { mtimeMs: Date.now() };
       if (Date.now() - mtimeMs > leftOverAfterMs) rmSync(file, { force: true });
     }
+  }
+}
+
+async function* telling(
+  rows: AsyncIterable<ArchiveRow>,
+  onRow: (row: ArchiveRow) => void,
+): AsyncGenerator<ArchiveRow> {
+  for await (const row of rows) {
+    onRow(row);
+    yield row;
   }
 }
 
