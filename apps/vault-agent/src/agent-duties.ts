@@ -67,6 +67,7 @@ export class AgentDuties {
         this.#webhook?.report(report);
       },
       onError: (error) => log.warn({ err: error }, 'a rotation could not go on'),
+      now: guarded.clock.nowMs,
       random: () => randomInt(2 ** 31) / 2 ** 31,
     });
     guarded.onRotationDue = () => this.#runner.poke();
@@ -75,6 +76,7 @@ export class AgentDuties {
   }
 
   start(): void {
+    this.#options.guarded.clock.start();
     this.#runner.start();
     this.#options.guarded.policies.start();
     this.#options.guarded.backup.start();
@@ -146,7 +148,8 @@ export class AgentDuties {
         effect: 'write' as const,
       };
       const swept = await guarded.door.perform(caller, errand, () => guarded.tokens.sweepInTime());
-      if (swept > 0) log.info({ swept }, 'expired tokens were swept');
+      if (swept === undefined) log.warn('no expired token was swept: the clock is doubted');
+      else if (swept > 0) log.info({ swept }, 'expired tokens were swept');
     });
   }
 

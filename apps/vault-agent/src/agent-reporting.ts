@@ -74,6 +74,7 @@ export class AgentReporting {
     door.lockout = (identity) => this.#lockouts.of(identity);
     trail.onFact(this.#suspicions.recorded);
     addReportingMetrics(registry, {
+      clock: guarded.clock,
       trail,
       queue,
       forwarders: this.#forwarders,

@@ -2,6 +2,7 @@
  * A vault with its door: store, keys, audit, and who may do what. What a running agent serves over HTTP
  * and what its commands do on the spot is this, so that neither comes past the door or the audit.
  */
+import { newUuid } from '@keystead/contracts/ids';
 import type { KeyProvider } from '@keystead/envelope/key-provider';
 import { openKeyProvider } from '@keystead/envelope/open-key-provider';
 import type { Queries } from '@keystead/vault-store/sql/sql-store';
@@ -18,6 +19,8 @@ import { AuditTrail } from './audit/audit-trail.ts';
 import { AgentBackups } from './backup/agent-backups.ts';
 import { backupMigrations } from './backup/backup-tables.ts';
 import { backupHandlers } from './backup/backups.http.ts';
+import { type ClockTables, clockMigrations } from './clock/clock-tables.ts';
+import { doubtText, TrustedClock } from './clock/trusted-clock.ts';
 import { durationMs, type LoadedConfiguration, sizeBytes } from './configuration.ts';
 import type { AgentHandler } from './http/handler.ts';
 import { Idempotency } from './http/idempotency.ts';
@@ -47,6 +50,7 @@ const migrations: readonly Migration[] = [
   ...rotationMigrations,
   ...policyMigrations,
   ...backupMigrations,
+  ...clockMigrations,
 ];
 
 export interface GuardedVaultOptions {
@@ -63,6 +67,8 @@ export interface GuardedVaultOptions {
 
 export class GuardedVault {
   readonly vault: Vault;
+  /** What is done because it is time, and what cannot be undone, goes by it. */
+  readonly clock: TrustedClock;
   readonly trail: AuditTrail;
   readonly audit: AuditReader;
   readonly book: AccessBook;
@@ -81,11 +87,18 @@ export class GuardedVault {
   #backup: AgentBackups | undefined;
 
   private constructor(
-    parts: { vault: Vault; tokens: TokenVault; trail: AuditTrail; provider: KeyProvider },
+    parts: {
+      vault: Vault;
+      clock: TrustedClock;
+      tokens: TokenVault;
+      trail: AuditTrail;
+      provider: KeyProvider;
+    },
     { loaded, log }: GuardedVaultOptions,
   ) {
-    const { vault, tokens, trail, provider } = parts;
+    const { vault, clock, tokens, trail, provider } = parts;
     this.vault = vault;
+    this.clock = clock;
     this.tokens = tokens;
     this.trail = trail;
     this.rotators = rotatorsOf(loaded);
@@ -111,12 +124,18 @@ export class GuardedVault {
     );
     this.policies = new VaultPolicies({ vault, door: this.door, trail, log });
     vault.transfer.onReplaced = (queries, secretIds) =>
-      restartRotations(queries as unknown as Queries<RotationSchema>, store.kind, now(), secretIds);
+      restartRotations(
+        queries as unknown as Queries<RotationSchema>,
+        store.kind,
+        clock.nowMs(),
+        secretIds,
+      );
     this.rotations = new Rotations({
       store: vault.store,
       directory: vault.directory,
       allowed: () => this.rotators,
       poke: () => this.onRotationDue(),
+      now: clock.nowMs,
     });
   }
 
@@ -150,10 +169,21 @@ export class GuardedVault {
         retentionDays: audit.retention_days,
         log,
       });
-      const tokens = await TokenVault.open(vault.store, (error) =>
-        log.warn({ err: error }, 'a rekey stopped before its end'),
+      const clock = await TrustedClock.open({
+        store: vault.store.as<ClockTables>(),
+        writer: newUuid(),
+        onDoubt: (doubt) => {
+          if (doubt === undefined) log.info('the clock of this machine is believed again');
+          else log.error(doubt, `${doubtText(doubt)}: what cannot be undone waits`);
+        },
+        onError: (error) => log.warn({ err: error }, 'the time was not noted in the store'),
+      });
+      const tokens = await TokenVault.open(
+        vault.store,
+        (error) => log.warn({ err: error }, 'a rekey stopped before its end'),
+        { clock },
       );
-      const guarded = new GuardedVault({ vault, tokens, trail, provider }, options);
+      const guarded = new GuardedVault({ vault, clock, tokens, trail, provider }, options);
       await guarded.book.open();
       const { door } = guarded;
       const { backups = 'agent' } = options;
@@ -161,6 +191,7 @@ export class GuardedVault {
         guarded.#backup = await AgentBackups.open({
           ...options,
           vault,
+          clock,
           provider,
           door,
           auditLog: logFile,
@@ -200,6 +231,7 @@ export class GuardedVault {
 
   /** Nothing is lost by calling it twice, or after something failed. */
   async close(): Promise<void> {
+    this.clock.stop();
     await this.#backup?.stop().catch(() => undefined);
     await this.book.close().catch(() => undefined);
     await this.trail.stop().catch(() => undefined);

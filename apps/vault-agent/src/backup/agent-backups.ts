@@ -7,6 +7,7 @@ import { parseRecipient, type StreamRecipient } from '@keystead/envelope/sealed-
 import type { Logger } from 'pino';
 import type { Caller } from '../access/caller.ts';
 import type { Door } from '../access/door.ts';
+import type { TrustedClock } from '../clock/trusted-clock.ts';
 import {
   type Configuration,
   ConfigurationError,
@@ -31,6 +32,7 @@ export interface AgentBackupsOptions {
   loaded: LoadedConfiguration;
   readVariable: ReadVariable;
   vault: Vault;
+  clock: TrustedClock;
   provider: KeyProvider;
   door: Pick<Door, 'perform'>;
   auditLog: string;
@@ -49,7 +51,7 @@ export class AgentBackups {
   #isStopped = false;
 
   private constructor(options: AgentBackupsOptions, destinations: readonly BackupDestination[]) {
-    const { loaded, vault, provider, door, auditLog, log, readVariable } = options;
+    const { loaded, vault, clock, provider, door, auditLog, log, readVariable } = options;
     const { backup } = loaded.configuration;
     const now = Date.now;
     const journal = new BackupJournal(vault.store.as<BackupSchema>(), now);
@@ -72,6 +74,7 @@ export class AgentBackups {
       : always(recipientsOf(backup, loaded, readVariable));
     this.runner = new BackupRunner({
       ...parts,
+      clock,
       settings: {
         schedule: backup.enabled ? backup.schedule : undefined,
         contents: backup.contents,

@@ -9,6 +9,7 @@ import type { Queries } from '@keystead/vault-store/sql/sql-store';
 import { accessMigrations } from '../access/access-tables.ts';
 import type { Caller } from '../access/caller.ts';
 import type { Errand } from '../access/door.ts';
+import type { TrustedClock } from '../clock/trusted-clock.ts';
 import { leaseMigrations } from '../leases/lease-tables.ts';
 import { Leases } from '../leases/leases.ts';
 import { restartRotations } from '../rotation/rotation-restart.ts';
@@ -29,6 +30,7 @@ export interface TestAgentOptions {
   settings?: Partial<BackupSettings>;
   recipients?: StreamRecipient[];
   now?: () => number;
+  clock?: Pick<TrustedClock, 'nowMs' | 'doubt'>;
   holder?: string;
   onStep?: (step: BackupStep | RestoreStep) => void | Promise<void>;
 }
@@ -102,6 +104,7 @@ export async function openBackupAgent(
     files,
     folder: spool,
     agentVersion: '0.0.0-test',
+    ...(options.clock === undefined ? {} : { clock: options.clock }),
     report: (report) => reports.push(report),
     onError: (error) => errors.push(error),
     now,

@@ -14,6 +14,7 @@ import { isDuplicate, type Queries, type SqlStore } from '@keystead/vault-store/
 import type { Selectable } from 'kysely';
 import { type Lease, LeaseLost } from '../leases/leases.ts';
 import { backupLimits } from './backup-limits.ts';
+import { clockDifferenceMs } from './backup-schedule.ts';
 import type { BackupRunTable, BackupSchema } from './backup-tables.ts';
 import { DestinationError } from './destination.ts';
 import { isAlive } from './stored-backups.ts';
@@ -118,15 +119,24 @@ export class BackupJournal {
 
   /** The backup that waits longest, if its time has come. */
   async nextWaiting(): Promise<RunRow | undefined> {
-    return this.#store.db
-      .selectFrom('backup_run')
-      .selectAll()
-      .where('kind', '=', 'backup')
-      .where('state', '=', 'waiting')
-      .where('next_attempt_ms', '<=', this.#now())
-      .orderBy('next_attempt_ms')
-      .orderBy('id')
-      .executeTakeFirst();
+    const nowMs = this.#now();
+    return (
+      this.#store.db
+        .selectFrom('backup_run')
+        .selectAll()
+        .where('kind', '=', 'backup')
+        .where('state', '=', 'waiting')
+        // One that waits for longer than any waits was put off by a clock that was wrong.
+        .where((where) =>
+          where.or([
+            where('next_attempt_ms', '<=', nowMs),
+            where('next_attempt_ms', '>', nowMs + backupLimits.retryMostMs + clockDifferenceMs),
+          ]),
+        )
+        .orderBy('next_attempt_ms')
+        .orderBy('id')
+        .executeTakeFirst()
+    );
   }
 
   /** Backups that whoever had the lease before began and did not end. */

@@ -16,6 +16,7 @@ import { generateKey } from '@keystead/envelope/keys';
 import type { StreamRecipient } from '@keystead/envelope/sealed-stream';
 import { systemCaller } from '../access/caller.ts';
 import type { Door } from '../access/door.ts';
+import type { TrustedClock } from '../clock/trusted-clock.ts';
 import { type Lease, LeaseLost, type Leases } from '../leases/leases.ts';
 import type { Vault } from '../store/vault.ts';
 import type { BackupReport } from '../upward/upward.ts';
@@ -67,6 +68,8 @@ export interface BackupRunnerOptions {
   /** Told of what went wrong in the background. */
   onError?: (error: unknown) => void;
   now: () => number;
+  /** The schedule goes by it, and nothing is removed while it is doubted; by default `now` is believed. */
+  clock?: Pick<TrustedClock, 'nowMs' | 'doubt'>;
   /** From 0 to 1, for jitter. */
   random: () => number;
   leaseTtlMs?: number;
@@ -105,7 +108,12 @@ export class BackupRunner {
 
   constructor(options: BackupRunnerOptions) {
     this.#options = options;
-    this.#scheduleSinceMs = options.now();
+    this.#scheduleSinceMs = this.#believedMs();
+  }
+
+  #believedMs(): number {
+    const { clock, now } = this.#options;
+    return (clock?.nowMs ?? now)();
   }
 
   get #ttlMs(): number {
@@ -176,9 +184,9 @@ export class BackupRunner {
   }
 
   async #turn(lease: Lease): Promise<void> {
-    const { journal, settings, now } = this.#options;
+    const { journal, settings } = this.#options;
     if (settings.schedule !== undefined) {
-      const nowMs = now();
+      const nowMs = this.#believedMs();
       // Also the clock that it began by may have been wrong.
       this.#scheduleSinceMs = Math.min(this.#scheduleSinceMs, nowMs);
       const lastMs =
@@ -398,11 +406,13 @@ export class BackupRunner {
     current: BackupManifest,
     signal: AbortSignal,
   ): Promise<void> {
-    const { settings, now } = this.#options;
+    const { settings, now, clock } = this.#options;
     const { names, manifests } = await this.#kept(destination, current.vaultId, signal);
     const nowMs = now();
-    const clock = { current: current.id, gapMs: plausibleGapMs(settings.schedule, nowMs) };
-    for (const expired of expiredBackups(manifests, settings.retention, nowMs, clock)) {
+    const gaps = { current: current.id, gapMs: plausibleGapMs(settings.schedule, nowMs) };
+    const expiredOnes =
+      clock?.doubt === undefined ? expiredBackups(manifests, settings.retention, nowMs, gaps) : [];
+    for (const expired of expiredOnes) {
       await destination.remove(manifestFileName(expired), signal);
       names.delete(manifestFileName(expired));
     }

@@ -120,3 +120,27 @@ test('a clock that was wrong costs no backup', () => {
     expect(expiredBackups(stored, retention, at(future.createdAt))).not.toEqual([]);
   }
 });
+
+test('after a step of ten years age is counted in days that had backups, for as long as it takes', () => {
+  const retention = { keepDays: 30 };
+  const gapMs = plausibleGapMs('0 2 * * *', nowMs);
+  const jump = Date.parse('2037-07-01T02:00:00.000Z');
+  let stored = Array.from({ length: 40 }, (_, index) => ({ id: `old-${index}`, ...day(index) }));
+  const keptAfter: number[] = [];
+  for (let night = 0; night < 40; night += 1) {
+    const atMs = jump + night * 86_400_000;
+    stored = [{ id: `new-${night}`, createdAt: new Date(atMs).toISOString() }, ...stored];
+    const clock = { current: `new-${night}`, gapMs };
+    const gone = new Set(expiredBackups(stored, retention, atMs, clock));
+    stored = stored.filter((each) => !gone.has(each));
+    keptAfter.push(stored.filter(({ id }) => id.startsWith('old')).length);
+  }
+  // The step itself removes nothing, each night after it one, and a month later the last.
+  expect(keptAfter[0]).toBe(40);
+  expect(keptAfter[1]).toBeGreaterThan(25);
+  expect(keptAfter[20]).toBeGreaterThan(5);
+  expect(keptAfter[39]).toBe(0);
+  // And back: what the wrong clock made takes no other's place.
+  const right = [{ id: 'right', ...day(0) }, ...stored];
+  expect(expiredBackups(right, { keepLast: 1 }, nowMs)).toEqual([]);
+});

@@ -76,9 +76,9 @@ export function plausibleGapMs(pattern: string | undefined, nowMs: number): numb
 
 /**
  * Which backups may go. What any rule keeps is kept; the newest is kept always; without a rule all are.
- * Backups of the future are of a clock that was wrong: they are kept, and take no other's place. Where
- * the one before this moment's is further away than is plausible, it may be this clock that is wrong:
- * nothing goes.
+ * Backups of the future are of a clock that was wrong: they are kept, and take no other's place. A time
+ * without backups that is longer than is plausible may never have passed: no backup grows older by more
+ * than that in it, and where it ends at this moment nothing goes at all.
  * @param current the `id` of the one just made, which says nothing of the clock
  */
 export function expiredBackups<B extends { id?: string; createdAt: string }>(
@@ -97,10 +97,16 @@ export function expiredBackups<B extends { id?: string; createdAt: string }>(
     if (nowMs - Date.parse(before.createdAt) > gapMs) return [];
   }
   const kept = new Set<B>(newestFirst.slice(0, Math.max(1, retention.keepLast ?? 0)));
-  const sinceMs = nowMs - (retention.keepDays ?? 0) * dayMs;
-  for (const backup of newestFirst) {
-    if (Date.parse(backup.createdAt) > sinceMs && retention.keepDays !== undefined)
-      kept.add(backup);
+  if (retention.keepDays !== undefined) {
+    const mostMs = retention.keepDays * dayMs;
+    let ageMs = 0;
+    let laterMs = nowMs;
+    for (const backup of newestFirst) {
+      const atMs = Date.parse(backup.createdAt);
+      ageMs += Math.min(Math.max(0, laterMs - atMs), gapMs ?? Number.POSITIVE_INFINITY);
+      laterMs = atMs;
+      if (ageMs < mostMs) kept.add(backup);
+    }
   }
   const periods: [number, (day: Date) => string][] = [
     [retention.keepDaily ?? 0, (day) => day.toISOString().slice(0, 10)],

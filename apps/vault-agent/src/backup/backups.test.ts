@@ -5,11 +5,20 @@ import type { BackupContent } from '@keystead/contracts/agent-api/backup';
 import { rotationPolicy } from '@keystead/contracts/agent-api/rotation';
 import { formatIdentity, generateRecipient } from '@keystead/envelope/sealed-stream';
 import { afterAll, afterEach, beforeEach, expect, test } from 'vitest';
+import { type ClockTables, clockMigrations } from '../clock/clock-tables.ts';
+import { TrustedClock } from '../clock/trusted-clock.ts';
 import { RotationRunner } from '../rotation/rotation-runner.ts';
 import type { RotationSchema } from '../rotation/rotation-tables.ts';
 import { Rotations } from '../rotation/rotations.ts';
 import { recount } from '../store/recount.fixture.ts';
-import { plainNamespace, sqlitePlace, type TestPlace, testCaller } from '../store/vault.fixture.ts';
+import {
+  closeVaults,
+  openTestVault,
+  plainNamespace,
+  sqlitePlace,
+  type TestPlace,
+  testCaller,
+} from '../store/vault.fixture.ts';
 import { TokenVault } from '../tokens/token-vault.ts';
 import {
   caller,
@@ -562,6 +571,51 @@ test('the schedule makes one backup for each time, and one for all that were mis
   nowMs = Date.parse('2027-01-06T12:00:00Z');
   await settled(2);
   expect((await runs()).map(({ trigger }) => trigger)).toEqual(['schedule', 'schedule']);
+});
+
+test('while the clock is doubted the schedule goes by the time that is believed, and nothing expires', async () => {
+  let realMs = Date.parse('2027-01-01T00:30:00Z');
+  let stepMs = 0;
+  const witness = await openTestVault(freshPlace(), { migrations: clockMigrations });
+  const clock = await TrustedClock.open({
+    store: witness.store.as<ClockTables>(),
+    writer: 'one',
+    now: () => realMs + stepMs,
+    monotonicMs: () => realMs,
+  });
+  const agent = await filled({
+    clock,
+    now: () => realMs + stepMs,
+    settings: { schedule: '0 2 * * *', retention: { keepLast: 1 } },
+  });
+  const stored = async () => (await agent.backups.list({ limit: 50 })).items.length;
+  const scheduled = async () => {
+    const { items } = await agent.backups.runs({ limit: 50 });
+    return items.filter(({ trigger }) => trigger === 'schedule').length;
+  };
+  await makeBackup(agent);
+  realMs += 60_000;
+  await makeBackup(agent);
+  expect(await stored()).toBe(1);
+  agent.runner.start();
+  for (const step of [3_652 * 86_400_000, -3_652 * 86_400_000]) {
+    const before = await stored();
+    const runs = await scheduled();
+    stepMs = step;
+    expect(clock.doubt).toBeDefined();
+    for (let backup = 1; backup <= 2; backup += 1) {
+      realMs += 60_000;
+      expect(await agent.backups.request(caller, {}, 10)).toMatchObject({ state: 'succeeded' });
+      expect(await stored()).toBe(before + backup);
+    }
+    expect(await scheduled()).toBe(runs);
+    stepMs = 0;
+    realMs += 86_400_000;
+    agent.runner.poke();
+    await expect.poll(scheduled, { timeout: 8_000 }).toBe(runs + 1);
+  }
+  expect(agent.errors).toEqual([]);
+  await closeVaults();
 });
 
 test('a request waits for its end as long as it is asked to', async () => {

@@ -2,11 +2,13 @@
 import { Counter, Gauge, type Registry } from 'prom-client';
 import type { AuditTrail } from '../audit/audit-trail.ts';
 import type { AuditForwarder } from '../audit/forwarding/audit-forwarder.ts';
+import type { TrustedClock } from '../clock/trusted-clock.ts';
 import { type DurableQueue, eventRanks } from '../durable-queue.ts';
 import type { Lockouts } from './lockouts.ts';
 import type { SuspicionGuard } from './suspicion-guard.ts';
 
 export interface ReportingSources {
+  clock: Pick<TrustedClock, 'doubt'>;
   trail: AuditTrail;
   queue: DurableQueue;
   forwarders: readonly AuditForwarder[];
@@ -15,7 +17,7 @@ export interface ReportingSources {
 }
 
 export function addReportingMetrics(registry: Registry, sources: ReportingSources): void {
-  const { trail, queue, forwarders, lockouts, suspicions } = sources;
+  const { clock, trail, queue, forwarders, lockouts, suspicions } = sources;
   const gauge = (name: string, help: string, read: () => number) => {
     new Gauge({
       name,
@@ -60,6 +62,14 @@ export function addReportingMetrics(registry: Registry, sources: ReportingSource
     'vault_suspicious_activity_total',
     'Times that something looked suspicious',
     () => suspicions.counters.suspicions,
+  );
+  gauge('vault_clock_doubted', '1 while the clock of this machine is not believed', () =>
+    clock.doubt === undefined ? 0 : 1,
+  );
+  gauge(
+    'vault_clock_ahead_seconds',
+    'How far the clock of this machine is ahead of the time that is believed',
+    () => Math.round((clock.doubt?.aheadMs ?? 0) / 1_000),
   );
   gauge('vault_lockouts', 'Identities that are locked', () => lockouts.count);
   new Gauge({

@@ -11,12 +11,13 @@ import {
   rotationPolicy,
   rotatorSettings,
 } from '@keystead/contracts/agent-api/rotation';
+import { rotationLimits } from '@keystead/contracts/agent-api/rotation-limits';
 import { newUuid, toId } from '@keystead/contracts/ids';
 import type { Queries, SqlStore } from '@keystead/vault-store/sql/sql-store';
 import { type Selectable, sql } from 'kysely';
 import type { Lease } from '../leases/leases.ts';
 import { rotatorLimits } from './rotation-limits.ts';
-import { afterFailure, nextDue, wakeAtMs } from './rotation-schedule.ts';
+import { afterFailure, mendedTimes, nextDue, wakeAtMs } from './rotation-schedule.ts';
 import type {
   RotationRetirementTable,
   RotationRunTable,
@@ -29,6 +30,12 @@ export type RotationRow = Selectable<RotationTable>;
 export type RunRow = Selectable<RotationRunTable>;
 export type RetirementRow = Selectable<RotationRetirementTable>;
 type RotationQueries = Queries<RotationSchema>;
+
+/** A deleted secret is looked at after an hour, and clocks differ. */
+const lookAgainMostMs = 2 * 3_600_000;
+
+/** Failed retirements are put off by a day at most. */
+const retirementSlackMs = 2 * 86_400_000;
 
 /** The secret that a rotation is about, as it stands. */
 export interface RotatedSecret {
@@ -174,6 +181,41 @@ export class RotationJournal {
       .orderBy('due_at_ms')
       .limit(rotatorLimits.dueBatch)
       .execute();
+  }
+
+  /**
+   * Looks at some rotations whether a clock that was wrong has put them off, the next ones each time.
+   * @returns after which to go on: empty at the end
+   */
+  async mend(after: string): Promise<string> {
+    const nowMs = this.#now();
+    const rows = await this.#store.db
+      .selectFrom('rotation')
+      .selectAll()
+      .where('secret_id', '>', after)
+      .orderBy('secret_id')
+      .limit(rotatorLimits.dueBatch)
+      .execute();
+    for (const row of rows) {
+      if (timesMended(row, nowMs) === undefined) continue;
+      await this.write(async (queries) => {
+        const locked = await lockRotation(this.#store, queries, row.secret_id);
+        const values = locked && timesMended(locked, nowMs);
+        if (locked !== undefined && values !== undefined) {
+          await writeRotation(queries, locked, values);
+        }
+      });
+    }
+    const mostMs = nowMs + rotationLimits.overlapMaxSeconds * 1_000 + retirementSlackMs;
+    for (const row of await this.#store.db
+      .selectFrom('rotation_retirement')
+      .selectAll()
+      .where('due_at_ms', '>', mostMs)
+      .limit(rotatorLimits.dueBatch)
+      .execute()) {
+      await this.postponeRetirement(row, nowMs, false);
+    }
+    return rows.length < rotatorLimits.dueBatch ? '' : (rows.at(-1)?.secret_id ?? '');
   }
 
   /** Ended runs that nobody was told of, perhaps because the runner ended in between. */
@@ -438,6 +480,31 @@ export async function forgetIn(queries: RotationQueries, secretId: string): Prom
   for (const table of ['rotation', 'rotation_run', 'rotation_retirement'] as const) {
     await queries.deleteFrom(table).where('secret_id', '=', secretId).execute();
   }
+}
+
+function timesMended(row: RotationRow, nowMs: number) {
+  const mended = mendedTimes(
+    {
+      requestedAtMs: row.requested_at_ms,
+      retryAtMs: row.retry_at_ms,
+      nextDueMs: row.next_due_ms,
+      lastRotatedMs: row.last_rotated_ms,
+    },
+    policyOf(row),
+    nowMs,
+  );
+  if (mended !== undefined) {
+    return {
+      requested_at_ms: mended.requestedAtMs,
+      retry_at_ms: mended.retryAtMs,
+      next_due_ms: mended.nextDueMs,
+      last_rotated_ms: mended.lastRotatedMs,
+      noticed_due_ms: null,
+    };
+  }
+  // What was to be looked at again in a moment is not looked at in ten years.
+  const latestMs = Math.max(nowMs + lookAgainMostMs, row.next_due_ms ?? 0, row.retry_at_ms ?? 0);
+  return (row.wake_at_ms ?? 0) > latestMs ? {} : undefined;
 }
 
 function problemOf(problem: Problem | undefined): Partial<RunRow> {

@@ -99,6 +99,8 @@ export class RotationRunner {
   #loop: Promise<void> | undefined;
   #wake: (() => void) | undefined;
   #usesLookedAtMs = Number.NEGATIVE_INFINITY;
+  /** Rotations are looked at in turn, whether a clock that was wrong put them off. */
+  #mendedTo = '';
 
   constructor(options: RotationRunnerOptions) {
     this.#options = options;
@@ -176,6 +178,7 @@ export class RotationRunner {
       for (const row of await journal.used()) {
         begin(row.secret_id, () => this.#rotate(lease, journal, row, 'uses', 1));
       }
+      this.#mendedTo = await journal.mend(this.#mendedTo);
     }
     for (const row of await journal.retirementsDue()) {
       begin(row.secret_id, () => this.#retire(lease, journal, row));

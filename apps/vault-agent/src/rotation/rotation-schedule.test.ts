@@ -3,6 +3,7 @@ import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import {
   afterFailure,
+  mendedTimes,
   nextDue,
   problemOfSchedule,
   retryDelayMs,
@@ -89,4 +90,27 @@ test('a notice is looked at before the time, once; a request at once; a pause st
   expect(wakeAtMs({ ...row, isPaused: true })).toBeNull();
   expect(wakeAtMs({ ...row, isPaused: true, requestedAtMs: 5 })).toBe(5);
   expect(wakeAtMs({ ...row, nextDueMs: null })).toBeNull();
+});
+
+test('whatever a wrong clock wrote, the next time is within an interval; what is right stays', () => {
+  const nowMs = at('2026-03-01T12:00:00Z');
+  const time = fc.oneof(fc.constant(null), fc.integer({ min: nowMs - 1e12, max: nowMs + 1e12 }));
+  fc.assert(
+    fc.property(
+      fc.record({ requestedAtMs: time, retryAtMs: time, nextDueMs: time, lastRotatedMs: time }),
+      fc.integer({ min: 60, max: 10_000_000 }),
+      (row, everySeconds) => {
+        const planned = policy({ everySeconds });
+        const mended = mendedTimes(row, planned, nowMs) ?? row;
+        const latest = nowMs + everySeconds * 1_000 + 3_600_000;
+        expect(mended.nextDueMs ?? 0).toBeLessThanOrEqual(latest);
+        expect(mended.lastRotatedMs ?? 0).toBeLessThanOrEqual(nowMs + 3_600_000);
+        expect(mended.requestedAtMs ?? 0).toBeLessThanOrEqual(nowMs + 3_600_000);
+        for (const name of ['requestedAtMs', 'nextDueMs', 'lastRotatedMs'] as const) {
+          if ((row[name] ?? 0) <= nowMs) expect(mended[name]).toBe(row[name]);
+        }
+        expect(mendedTimes(mended, planned, nowMs)).toBeUndefined();
+      },
+    ),
+  );
 });

@@ -79,3 +79,39 @@ export function wakeAtMs(row: {
   const isNoticed = row.noticeSeconds === 0 || row.noticedDueMs === row.nextDueMs;
   return isNoticed ? row.nextDueMs : row.nextDueMs - row.noticeSeconds * 1_000;
 }
+
+/** How far ahead something that has happened may lie: the clocks of agents differ. */
+const clockDifferenceMs = 3_600_000;
+
+/**
+ * What a clock that was ahead has left in a row, brought back to what can be, or undefined where nothing
+ * is wrong: the next time is never further than one interval away, or a rotation would never come again.
+ */
+export function mendedTimes(
+  row: {
+    requestedAtMs: number | null;
+    retryAtMs: number | null;
+    nextDueMs: number | null;
+    lastRotatedMs: number | null;
+  },
+  policy: Pick<RotationPolicy, 'everySeconds' | 'schedule' | 'retry'>,
+  nowMs: number,
+): typeof row | undefined {
+  const { firstDelaySeconds, longestDelaySeconds } = policy.retry;
+  const retryMostMs = Math.max(firstDelaySeconds, longestDelaySeconds) * 1_000;
+  const latest = (time: number | null, mostMs: number, insteadMs: number) =>
+    time !== null && time > mostMs + clockDifferenceMs ? insteadMs : time;
+  const dueMs = nextDue(policy, nowMs)?.atMs;
+  const mended = {
+    requestedAtMs: latest(row.requestedAtMs, nowMs, nowMs),
+    retryAtMs: latest(row.retryAtMs, nowMs + retryMostMs, nowMs),
+    nextDueMs: dueMs === undefined ? row.nextDueMs : latest(row.nextDueMs, dueMs, dueMs),
+    lastRotatedMs: latest(row.lastRotatedMs, nowMs, nowMs),
+  };
+  const isSame =
+    mended.requestedAtMs === row.requestedAtMs &&
+    mended.retryAtMs === row.retryAtMs &&
+    mended.nextDueMs === row.nextDueMs &&
+    mended.lastRotatedMs === row.lastRotatedMs;
+  return isSame ? undefined : mended;
+}

@@ -3,7 +3,9 @@ import { ServiceError } from '@keystead/contracts/errors';
 import fc from 'fast-check';
 import { sql } from 'kysely';
 import { afterEach, beforeEach, expect, test } from 'vitest';
-import { closeVaults, freshFolder } from '../store/vault.fixture.ts';
+import { type ClockTables, clockMigrations } from '../clock/clock-tables.ts';
+import { TrustedClock } from '../clock/trusted-clock.ts';
+import { closeVaults, freshFolder, openTestVault, sqlitePlace } from '../store/vault.fixture.ts';
 import { runnerSteps } from './rotation-runner.ts';
 import {
   firstValue,
@@ -105,6 +107,63 @@ test('a secret is rotated by its schedule, and once for all the times that were 
   expect((await agent.rotations.history(...name, { limit: 10 })).items).toMatchObject([
     { trigger: 'schedule', outcome: 'succeeded' },
   ]);
+});
+
+test('a clock that was ten years ahead rotates once, and the schedule goes on when it is right again', async () => {
+  await set({ everySeconds: day, overlapSeconds: 60 });
+  await agent.createSecret('paused', 'value');
+  await agent.rotations.set(
+    'payments',
+    'paused',
+    agent.policy({ rotator: { kind: 'generated' }, everySeconds: day, paused: true }),
+  );
+  const tenYears = 3_652 * day;
+  pass(tenYears);
+  await agent.runOnce();
+  await agent.rotations.rotateNow(agent.caller, 'payments', 'paused');
+  expect(outcomes()).toEqual(['succeeded 1']);
+  pass(-tenYears);
+  const dueIn = async () =>
+    Date.parse((await get()).nextDueAt ?? '') - Date.now() - shiftMs - day * 1_000;
+  expect(await dueIn()).toBeGreaterThan(day * 1_000);
+  // The look after the clock came back finds it; a request of that time is carried out now.
+  await agent.runOnce();
+  await agent.runOnce();
+  expect(Math.abs(await dueIn())).toBeLessThan(60_000);
+  expect(outcomes()).toEqual(['succeeded 1', 'succeeded 1']);
+  pass(day + 60);
+  await agent.runOnce();
+  expect(outcomes()).toEqual(['succeeded 1', 'succeeded 1', 'succeeded 1']);
+  const [retirement] = (await get()).retiring;
+  expect(Date.parse(retirement?.at ?? '')).toBeLessThan(Date.now() + shiftMs + 61_000);
+});
+
+test('a clock that steps is not believed: nothing is rotated by it, and nothing is put off', async () => {
+  const vault = await openTestVault(undefined, { migrations: clockMigrations });
+  const fromMs = Date.now();
+  let stepMs = 0;
+  const clock = await TrustedClock.open({
+    store: vault.store.as<ClockTables>(),
+    writer: 'one',
+    now: () => fromMs + shiftMs + stepMs,
+    monotonicMs: () => shiftMs,
+  });
+  const folder = freshFolder();
+  world = makeWorld(folder);
+  agent = await openRotation(sqlitePlace(folder), world, { now: clock.nowMs });
+  await agent.createSecret();
+  await set({ everySeconds: day });
+  for (const step of [3_652 * day, -3_652 * day]) {
+    const reported = agent.reports.length;
+    stepMs = step * 1_000;
+    pass(3_600);
+    await agent.runOnce();
+    expect(agent.reports).toHaveLength(reported);
+    stepMs = 0;
+    pass(day);
+    await agent.runOnce();
+    expect(agent.reports).toHaveLength(reported + 1);
+  }
 });
 
 test('a secret is rotated after so many readings', async () => {

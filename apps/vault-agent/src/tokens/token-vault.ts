@@ -15,6 +15,7 @@ import { openVault, type Vault } from '@keystead/vault-store/vault';
 import { InvalidPassword } from '@keystead/vault-store/vault-error';
 import type { Caller } from '../access/caller.ts';
 import { GuessGuard } from '../access/guess-guard.ts';
+import { requireBelieved, type TrustedClock } from '../clock/trusted-clock.ts';
 import { identityText } from '../namespaces/namespace-change.ts';
 import type { AgentStore } from '../store/agent-store.ts';
 import { RekeyRuns } from './rekey-runs.ts';
@@ -25,6 +26,14 @@ type CreateBody = AgentInput<typeof contract.createToken>['body'] & { id?: strin
 type Filters = AgentInput<typeof records.countRecords>['query'];
 type ListQuery = AgentInput<typeof records.listRecords>['query'];
 
+type Doubtable = Pick<TrustedClock, 'doubt'>;
+
+export interface TokenVaultTime {
+  /** Whether what expired may be deleted for good. */
+  clock?: Doubtable;
+  now?: () => number;
+}
+
 export class TokenVault {
   readonly #vault: Vault;
   readonly #store: AgentStore;
@@ -32,16 +41,31 @@ export class TokenVault {
   readonly #guard = new GuessGuard();
   readonly runs: RekeyRuns;
 
-  private constructor(vault: Vault, store: AgentStore, onError: (error: unknown) => void) {
+  readonly #clock: Doubtable;
+
+  private constructor(
+    vault: Vault,
+    store: AgentStore,
+    onError: (error: unknown) => void,
+    clock: Doubtable,
+  ) {
     this.#vault = vault;
     this.#store = store;
+    this.#clock = clock;
     this.runs = new RekeyRuns(Date.now, onError);
   }
 
   /** Makes or completes its tables. */
-  static async open(store: AgentStore, onError: (error: unknown) => void): Promise<TokenVault> {
-    const vault = await openVault({ sql: store.as<VaultSchema>() });
-    return new TokenVault(vault, store, onError);
+  static async open(
+    store: AgentStore,
+    onError: (error: unknown) => void,
+    { clock = { doubt: undefined }, now }: TokenVaultTime = {},
+  ): Promise<TokenVault> {
+    const vault = await openVault({
+      sql: store.as<VaultSchema>(),
+      ...(now === undefined ? {} : { now }),
+    });
+    return new TokenVault(vault, store, onError, clock);
   }
 
   create(body: CreateBody): Promise<RecordFacts> {
@@ -150,15 +174,18 @@ export class TokenVault {
     });
   }
 
+  /** @throws ServiceError `conflict` where it is for good and the clock is doubted */
   sweep(mode: 'soft' | 'hard', graceMs: number) {
     return this.#ask(async ({ tokens }) => {
+      if (mode === 'hard') requireBelieved(this.#clock);
       const { swept } = await tokens.sweepExpired({ mode, graceMs });
       return { swept };
     });
   }
 
-  /** The agent's own duty. */
-  async sweepInTime(): Promise<number> {
+  /** The agent's own duty. @returns undefined where the clock is doubted: nothing is swept by it */
+  async sweepInTime(): Promise<number | undefined> {
+    if (this.#clock.doubt !== undefined) return undefined;
     const marked = await this.sweep('soft', tokenVaultLimits.markExpiredAfterMs);
     const deleted = await this.sweep('hard', tokenVaultLimits.deleteExpiredAfterMs);
     return marked.swept + deleted.swept;
