@@ -56,6 +56,8 @@ export function rankOf(kind: EventKind): EventRank {
       return 'auditHead';
     case 'securityNotice':
     case 'queueOverflowed':
+    case 'approvalReported':
+    case 'approvalAnswered':
       return 'notice';
     default:
       return 'ordinary';

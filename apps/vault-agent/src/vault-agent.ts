@@ -30,6 +30,8 @@ import type { HealthSource } from './http/health.http.ts';
 import { agentIdOf, IdentityStore } from './identity-store.ts';
 import type { ReadVariable } from './key-management.ts';
 import { addLinkMetrics } from './link-metrics.ts';
+import { ApprovalOrders } from './policies/approval-orders.ts';
+import { ApprovalReports } from './policies/approval-reports.ts';
 import { HeldPolicies } from './policies/held-policies.ts';
 import { policyTrustOf } from './policies/policy-trust.ts';
 import { DecisionJournal } from './policies/replays/decision-journal.ts';
@@ -62,6 +64,7 @@ export class VaultAgent implements HealthSource {
   #http: AgentHttp | undefined;
   #duties: AgentDuties | undefined;
   #reporting: AgentReporting | undefined;
+  #approvalReports: ApprovalReports | undefined;
   #journal: DecisionJournal | undefined;
   #replays: Replays | undefined;
   #ids = { agentId: '', vaultId: '', organizationId: '', vaultName: '', agentName: '' };
@@ -161,6 +164,7 @@ export class VaultAgent implements HealthSource {
       if (notice.kind === 'alert') reporting.upward.notice('POLICY_ALERT', notice);
       else if (notice.isActive) reporting.upward.notice('EMERGENCY_OVERRIDE');
     };
+    if (controlPlane.enabled) this.#reportApprovals(guarded, queue);
     this.#duties = new AgentDuties({
       loaded: this.#loaded,
       readVariable: this.#readVariable,
@@ -194,6 +198,18 @@ export class VaultAgent implements HealthSource {
     this.#tellBoot(queue);
     this.#duties.start();
     if (policies === undefined || controlPlane.endpoint === undefined) return;
+    const orders = new ApprovalOrders({
+      approvals: guarded.policies.approvals,
+      trust: () => policyTrustOf(identities.current),
+      vaultId: this.#ids.vaultId,
+      trail: guarded.trail,
+      record: (kind) => {
+        queue.append(kind, Date.now());
+        this.#link?.wake();
+      },
+      now: Date.now,
+      log: this.#log,
+    });
     this.#link = new ControlLink({
       endpoint: parseEndpoint(controlPlane.endpoint),
       identities,
@@ -209,6 +225,7 @@ export class VaultAgent implements HealthSource {
         ...(replays === undefined
           ? {}
           : { replayDecisions: async ({ value }) => replays.carryOut(value) }),
+        decideApproval: ({ value }) => orders.carryOut(value),
       },
       log: this.#log,
       startedAtUnixMs: this.#startedAtUnixMs,
@@ -226,6 +243,7 @@ export class VaultAgent implements HealthSource {
       this.#http?.close(300),
       within(this.#duties?.stop(), 600),
       within(this.#replays?.stop(), 600),
+      within(this.#approvalReports?.stop(), 600),
     ]);
     await Promise.all([within(this.#journal?.stop(), 600), within(this.#reporting?.stop(), 600)]);
     this.#queue?.append(
@@ -264,6 +282,23 @@ export class VaultAgent implements HealthSource {
       Date.now(),
     );
     return changed.filter((name) => needsRestart(name, before, loaded));
+  }
+
+  /** What waits for approval here can be decided in the control plane as well. */
+  #reportApprovals({ policies, vault }: GuardedVault, queue: DurableQueue): void {
+    const names = vault.keys.derive('name-references');
+    this.#approvalReports = new ApprovalReports({
+      approvals: policies.approvals,
+      names: new NameReferences(names.bytes),
+      record: (kind) => {
+        const isKept = queue.append(kind, Date.now());
+        this.#link?.wake();
+        return isKept;
+      },
+      log: this.#log,
+    });
+    names.wipe();
+    this.#approvalReports.start();
   }
 
   /** What is decided here from now on can be decided anew by a draft. */
@@ -328,6 +363,8 @@ export class VaultAgent implements HealthSource {
     const degradations = [
       ...(link?.degradations ?? []).map((value) => degradationNames.get(value) ?? 'unknown'),
       ...(isKeyAway ? ['key_provider_unavailable'] : []),
+      // Until it is started with the new one, which it needs from then on.
+      ...(this.#guarded?.vault.keys.isMoved ? ['key_provider_changed'] : []),
     ];
     const state = link?.status.state ?? 'disabled';
     return {

@@ -1,3 +1,4 @@
+import { newUuid, toId } from '@keystead/contracts/ids';
 import {
   createSqlDatabase,
   sqlKinds,
@@ -54,6 +55,29 @@ describe.each(sqlKinds)('approvals and overrides on %s', (kind) => {
     expect((await agents[0]!.get(asked.id)).state).toBe('approved');
     const used = await Promise.all([0, 1, 0, 1, 0, 1].map((agent) => require(agent)));
     expect(used.filter(({ outcome }) => outcome === 'granted')).toHaveLength(1);
+  });
+
+  test('a decision of the control plane counts once, whichever agents take it at the same moment', async () => {
+    const asked = await require(0, 'fay');
+    const decision = {
+      id: asked.id,
+      decisionId: newUuid(),
+      verdict: 'deny',
+      approver: { id: toId('person', newUuid()), name: 'G', email: '', roles: ['security'] },
+      reason: 'no',
+    } as const;
+    const outcomes = await Promise.all(
+      [0, 1, 0, 1].map((at) => agents[at]!.decideRemotely(decision)),
+    );
+    expect(outcomes).toEqual(Array(4).fill('accepted'));
+    const untold = (await agents[1]!.untold(10)).find(({ id }) => id === asked.id);
+    expect(untold).toMatchObject({
+      revision: 2,
+      state: 'denied',
+      decisions: [{ verdict: 'deny', decisionId: decision.decisionId }],
+    });
+    await agents[1]!.told(asked.id, 2);
+    expect((await agents[0]!.untold(10)).map(({ id }) => id)).not.toContain(asked.id);
   });
 
   test('lists come in pages by state, what is old is forgotten', async () => {

@@ -42,6 +42,46 @@ export type Permission =
 type ApprovalRow = Selectable<ApprovalTable>;
 type DecisionRow = Selectable<ApprovalDecisionTable>;
 
+/** What somebody decided in the control plane. */
+export interface RemoteDecision {
+  id: string;
+  /** uuid. */
+  decisionId: string;
+  verdict: 'approve' | 'deny';
+  /** Roles of the organization that count as roles here. */
+  approver: { id: string; name: string; email: string; roles: readonly string[] };
+  reason: string;
+}
+
+export type RemoteOutcome =
+  | 'accepted'
+  | 'already_decided'
+  | 'expired'
+  | 'not_an_approver'
+  | 'own_request'
+  | 'unknown_approval'
+  | 'not_acceptable';
+
+/** An approval as it is after a change. */
+export interface ApprovalChange {
+  id: string;
+  revision: number;
+  state: StoredApprovalState;
+  action: string;
+  requester: string;
+  resource: { namespace: string; secret: string; other: string };
+  requirements: readonly Requirement[];
+  decisions: readonly {
+    approver: string;
+    verdict: 'approve' | 'deny';
+    atMs: number;
+    /** Of the control plane, where it was made there. */
+    decisionId: string | undefined;
+  }[];
+  requestedAtMs: number;
+  expiresAtMs: number;
+}
+
 export interface ApprovalsOptions {
   store: SqlStore<PolicyTables>;
   now?: () => number;
@@ -50,6 +90,8 @@ export interface ApprovalsOptions {
 export class Approvals {
   readonly #store: SqlStore<PolicyTables>;
   readonly #now: () => number;
+  /** Something changed that others may want to know. */
+  onChange: () => void = () => undefined;
 
   constructor(options: ApprovalsOptions) {
     this.#store = options.store;
@@ -68,7 +110,7 @@ export class Approvals {
   ): Promise<Permission> {
     const nowMs = this.#now();
     const requester = identityText(caller.identity);
-    return this.#store.write(async (queries) => {
+    return this.#change(async (queries) => {
       const { namespace = '', secret = '', other = '' } = resource;
       let query = queries
         .selectFrom('approval')
@@ -100,6 +142,7 @@ export class Approvals {
           .where('id', '=', id)
           .where('state', '=', 'approved')
           .execute();
+        await countChange(queries, id);
         return { outcome: 'granted', id };
       }
       await this.#requireRoom(queries, requester, nowMs);
@@ -119,20 +162,22 @@ export class Approvals {
         decided_at_ms: null,
       };
       await queries.insertInto('approval').values(row).execute();
+      await countChange(queries, row.id);
       return { outcome: 'pending', id: row.id, expiresAtMs: row.expires_at_ms };
     });
   }
 
   /** What it permitted did not happen: it may still be used, within its time. */
   async giveBack(id: string): Promise<void> {
-    await this.#store.write((queries) =>
-      queries
+    await this.#change(async (queries) => {
+      const given = await queries
         .updateTable('approval')
         .set({ state: 'approved' })
         .where('id', '=', id)
         .where('state', '=', 'used')
-        .execute(),
-    );
+        .executeTakeFirst();
+      if (given.numUpdatedRows > 0n) await countChange(queries, id);
+    });
   }
 
   /** @throws ServiceError `not_found`, `conflict`, `permission_denied` */
@@ -144,10 +189,8 @@ export class Approvals {
   ): Promise<Approval> {
     const nowMs = this.#now();
     const approver = identityText(caller.identity);
-    return this.#store.write(async (queries) => {
-      let query = queries.selectFrom('approval').selectAll().where('id', '=', id);
-      if (this.#store.kind !== 'sqlite') query = query.forUpdate();
-      const row = await query.executeTakeFirst();
+    return this.#change(async (queries) => {
+      const row = await this.#locked(queries, id);
       if (row === undefined) throw noSuchApproval();
       const state = stateOf(row, nowMs);
       if (state !== 'pending') {
@@ -180,14 +223,102 @@ export class Approvals {
         comment,
         at_ms: nowMs,
       };
-      await queries.insertInto('approval_decision').values(made).execute();
       const decisions = [...before, made];
-      const next: StoredApprovalState =
-        decision === 'deny' ? 'denied' : stateAfter(requirements, decisions);
-      const changed = { state: next, decided_at_ms: next === 'pending' ? null : nowMs };
-      await queries.updateTable('approval').set(changed).where('id', '=', id).execute();
-      return shown({ ...row, ...changed }, decisions, nowMs);
+      return shown(await addDecision(queries, row, made, decisions), decisions, nowMs);
     });
+  }
+
+  /** As {@link decide}, by somebody in the control plane. The same decision again is accepted again. */
+  async decideRemotely(decision: RemoteDecision): Promise<RemoteOutcome> {
+    const { id, decisionId, verdict, approver } = decision;
+    const nowMs = this.#now();
+    const name = `person:${approver.id}`;
+    return this.#change(async (queries) => {
+      const row = await this.#locked(queries, id);
+      if (row === undefined) return 'unknown_approval';
+      const known = await queries
+        .selectFrom('approval_remote_decision')
+        .select('decision_id')
+        .where('decision_id', '=', decisionId)
+        .executeTakeFirst();
+      if (known !== undefined) return 'accepted';
+      const state = stateOf(row, nowMs);
+      if (state !== 'pending') return state === 'expired' ? 'expired' : 'already_decided';
+      if (isSamePerson(row, approver)) return 'own_request';
+      const roles = approver.roles.filter((role) =>
+        requirementsOf(row).some(({ approvers }) => approvers.includes(role)),
+      );
+      if (roles.length === 0) return 'not_an_approver';
+      const before = await decisionsOf(queries, id);
+      if (before.some((each) => each.approver === name)) return 'already_decided';
+      const made: DecisionRow = {
+        approval_id: id,
+        approver: name,
+        approver_name: approver.name,
+        roles: JSON.stringify(roles),
+        decision: verdict,
+        comment: decision.reason,
+        at_ms: nowMs,
+      };
+      await queries
+        .insertInto('approval_remote_decision')
+        .values({ decision_id: decisionId, approval_id: id, approver: name })
+        .execute();
+      await addDecision(queries, row, made, [...before, made]);
+      return 'accepted';
+    });
+  }
+
+  /** What the control plane was not told of yet, as it is now. */
+  async untold(limit: number): Promise<ApprovalChange[]> {
+    const { db } = this.#store;
+    const rows = await db
+      .selectFrom('approval_revision')
+      .innerJoin('approval', 'approval.id', 'approval_revision.approval_id')
+      .selectAll('approval')
+      .select('approval_revision.revision')
+      .whereRef('approval_revision.told', '<', 'approval_revision.revision')
+      .orderBy('approval.id')
+      .limit(limit)
+      .execute();
+    const changes: ApprovalChange[] = [];
+    for (const row of rows) {
+      const remote = await db
+        .selectFrom('approval_remote_decision')
+        .select(['approver', 'decision_id'])
+        .where('approval_id', '=', row.id)
+        .execute();
+      changes.push({
+        id: row.id,
+        revision: row.revision,
+        state: row.state,
+        action: row.action,
+        requester: row.requester,
+        resource: { namespace: row.namespace, secret: row.secret, other: row.other },
+        requirements: requirementsOf(row),
+        decisions: (await decisionsOf(db, row.id)).map((each) => ({
+          approver: each.approver,
+          verdict: each.decision,
+          atMs: each.at_ms,
+          decisionId: remote.find(({ approver }) => approver === each.approver)?.decision_id,
+        })),
+        requestedAtMs: row.requested_at_ms,
+        expiresAtMs: row.expires_at_ms,
+      });
+    }
+    return changes;
+  }
+
+  /** The control plane will hear of it as it was at that revision. */
+  async told(id: string, revision: number): Promise<void> {
+    await this.#store.write((queries) =>
+      queries
+        .updateTable('approval_revision')
+        .set({ told: revision })
+        .where('approval_id', '=', id)
+        .where('told', '<', revision)
+        .execute(),
+    );
   }
 
   /** @throws ServiceError `not_found` */
@@ -236,9 +367,27 @@ export class Approvals {
     const before = this.#now() - policyLimits.approvalsKeepDays * 86_400_000;
     await this.#store.write(async (queries) => {
       const old = queries.selectFrom('approval').select('id').where('expires_at_ms', '<', before);
-      await queries.deleteFrom('approval_decision').where('approval_id', 'in', old).execute();
+      for (const table of [
+        'approval_decision',
+        'approval_revision',
+        'approval_remote_decision',
+      ] as const) {
+        await queries.deleteFrom(table).where('approval_id', 'in', old).execute();
+      }
       await queries.deleteFrom('approval').where('expires_at_ms', '<', before).execute();
     });
+  }
+
+  async #change<T>(work: (queries: Queries<PolicyTables>) => Promise<T>): Promise<T> {
+    const result = await this.#store.write(work);
+    this.onChange();
+    return result;
+  }
+
+  #locked(queries: Queries<PolicyTables>, id: string): Promise<ApprovalRow | undefined> {
+    let query = queries.selectFrom('approval').selectAll().where('id', '=', id);
+    if (this.#store.kind !== 'sqlite') query = query.forUpdate();
+    return query.executeTakeFirst();
   }
 
   async #requireRoom(
@@ -262,6 +411,49 @@ export class Approvals {
       });
     }
   }
+}
+
+async function addDecision(
+  queries: Queries<PolicyTables>,
+  row: ApprovalRow,
+  made: DecisionRow,
+  decisions: readonly DecisionRow[],
+): Promise<ApprovalRow> {
+  await queries.insertInto('approval_decision').values(made).execute();
+  const next: StoredApprovalState =
+    made.decision === 'deny' ? 'denied' : stateAfter(requirementsOf(row), decisions);
+  const changed = { state: next, decided_at_ms: next === 'pending' ? null : made.at_ms };
+  await queries.updateTable('approval').set(changed).where('id', '=', row.id).execute();
+  await countChange(queries, row.id);
+  return { ...row, ...changed };
+}
+
+/** The approval's row is locked. */
+async function countChange(queries: Queries<PolicyTables>, id: string): Promise<void> {
+  const counted = await queries
+    .updateTable('approval_revision')
+    .set((row) => ({ revision: row('revision', '+', 1) }))
+    .where('approval_id', '=', id)
+    .executeTakeFirst();
+  if (counted.numUpdatedRows > 0n) return;
+  await queries
+    .insertInto('approval_revision')
+    .values({ approval_id: id, revision: 1, told: 0 })
+    .execute();
+}
+
+/**
+ * Identities of a vault and people of the control plane are not the same list. Who asked is taken for who
+ * decided where it has that person's mail address, or id, as its subject or its name.
+ */
+function isSamePerson(
+  { requester, requester_name: name }: ApprovalRow,
+  { id, email }: RemoteDecision['approver'],
+): boolean {
+  const subject = requester.slice(requester.indexOf(':') + 1);
+  const own = [name, subject, subject.slice(subject.lastIndexOf('|') + 1)];
+  const theirs = [id, email].filter((text) => text !== '').map((text) => text.toLowerCase());
+  return own.some((text) => theirs.includes(text.toLowerCase()));
 }
 
 function noSuchApproval(): ServiceError {

@@ -10,6 +10,9 @@ export const policyLimits = {
   approvalsPendingPerIdentity: 20,
   approvalsPendingMax: 10_000,
   approvalsKeepDays: 90,
+  // What another agent of the vault has changed is told within this.
+  approvalReportPollMs: 2_000,
+  approvalsPerReport: 50,
   commentMaxLength: 500,
   reasonMaxLength: 500,
   overrideMaxMinutes: 24 * 60,

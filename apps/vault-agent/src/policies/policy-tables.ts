@@ -40,6 +40,20 @@ export interface ApprovalDecisionTable {
   at_ms: number;
 }
 
+/** How often an approval has changed, and which change the control plane was told of. */
+export interface ApprovalRevisionTable {
+  approval_id: string;
+  revision: number;
+  told: number;
+}
+
+/** A decision of the control plane that counts here. */
+export interface RemoteDecisionTable {
+  decision_id: string;
+  approval_id: string;
+  approver: string;
+}
+
 /** An override, in force until its end or its revocation. The last row counts. */
 export interface PolicyOverrideTable {
   position: Generated<number>;
@@ -55,11 +69,14 @@ export interface PolicyOverrideTable {
 export interface PolicyTables {
   approval: ApprovalTable;
   approval_decision: ApprovalDecisionTable;
+  approval_revision: ApprovalRevisionTable;
+  approval_remote_decision: RemoteDecisionTable;
   policy_override: PolicyOverrideTable;
 }
 
 export const policyMigrations: readonly Migration[] = [
   { name: 'policies-1', apply: createPolicyTables },
+  { name: 'policies-2', apply: createReportTables },
 ];
 
 async function createPolicyTables(queries: Queries<unknown>, kind: SqlKind): Promise<void> {
@@ -111,4 +128,25 @@ async function createPolicyTables(queries: Queries<unknown>, kind: SqlKind): Pro
     .addColumn('until_ms', integer, (column) => column.notNull())
     .addColumn('mac', nameColumn(kind, 64), (column) => column.notNull())
     .execute();
+}
+
+async function createReportTables(queries: Queries<unknown>, kind: SqlKind): Promise<void> {
+  const id = nameColumn(kind, 40);
+  const integer = integerColumn(kind);
+  const { schema } = queries;
+  await schema
+    .createTable('approval_revision')
+    .ifNotExists()
+    .addColumn('approval_id', id, (column) => column.primaryKey().notNull())
+    .addColumn('revision', integer, (column) => column.notNull())
+    .addColumn('told', integer, (column) => column.notNull())
+    .execute();
+  await schema
+    .createTable('approval_remote_decision')
+    .ifNotExists()
+    .addColumn('decision_id', id, (column) => column.primaryKey().notNull())
+    .addColumn('approval_id', id, (column) => column.notNull())
+    .addColumn('approver', nameColumn(kind, identityLength), (column) => column.notNull())
+    .execute();
+  await createIndex(queries, kind, 'approval_remote', 'approval_remote_decision', ['approval_id']);
 }

@@ -24,6 +24,11 @@ export class NameReferences {
     return this.#reference('identity', kind, id);
   }
 
+  /** Another kind of thing, as the audit names it. */
+  other(name: string): Buffer {
+    return this.#reference('other', name);
+  }
+
   /** Who did what to what; a resource has as many parts as it has names. */
   decision({
     principal,
