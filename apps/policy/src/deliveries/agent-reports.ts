@@ -13,6 +13,8 @@ type Row = OutboxRow<'policy.reported'>;
 type Told = ReturnType<typeof reportOf> | Awaited<ReturnType<typeof takeApproval>>[number];
 
 const batch = 200;
+/** What an agent counts is its own word: a sum stops here, and holds up nobody's reports. */
+const countMax = Number.MAX_SAFE_INTEGER;
 
 @Injectable()
 export class AgentReports {
@@ -49,9 +51,11 @@ async function record(transaction: Transaction, { organizationId, payload }: Row
   if (policyDecisions) {
     const { number, allowed, denied, newlyDenied, errors } = policyDecisions;
     await transaction.$executeRaw`
-      update policy.agent_policy set allowed = allowed + ${allowed}::bigint,
-        denied = denied + ${denied}::bigint, newly_denied = newly_denied + ${newlyDenied}::bigint,
-        errors = errors + ${errors}::bigint
+      update policy.agent_policy set
+        allowed = least(allowed, ${countMax - allowed}::bigint) + ${allowed}::bigint,
+        denied = least(denied, ${countMax - denied}::bigint) + ${denied}::bigint,
+        newly_denied = least(newly_denied, ${countMax - newlyDenied}::bigint) + ${newlyDenied}::bigint,
+        errors = least(errors, ${countMax - errors}::bigint) + ${errors}::bigint
       where organization_id = ${organizationId}::uuid and agent_id = ${agentId}::uuid
         and number = ${number}`;
   }

@@ -86,6 +86,28 @@ function opened(command: string) {
   return { bytes, message, command: content.value, action: content.value.action.value };
 }
 
+test('counts beyond all measure stop at the end of counting, and hold up no reports', async () => {
+  const { vault, signed } = await assignedVault();
+  await tell(vault);
+  const most = Number.MAX_SAFE_INTEGER;
+  const counts = { allowed: most, denied: most, newlyAllowed: 0, newlyDenied: most, errors: 1 };
+  await world.database.withTenant(vault, async (transaction) => {
+    await transaction.agentPolicy.updateMany({ data: { denied: most } });
+    await enqueue(transaction, vault.organizationId, 'policy.reported', {
+      vaultId: vault.vaultId,
+      agentId: vault.agents[0] ?? '',
+      policyDecisions: { ...heldOf(signed), ...counts },
+    });
+  });
+  expect(await world.reports.take()).toBe(1);
+  expect((await shown(vault)).decisions).toEqual({
+    allowed: most,
+    denied: most,
+    newlyDenied: most,
+    errors: 1,
+  });
+});
+
 test('the command is signed for its agent, and the set by the organization', async () => {
   const { vault, signed } = await assignedVault();
   const { assigned, command } = await tell(vault);
