@@ -42,6 +42,8 @@ export class CompiledSet {
   readonly slices: Slices;
   readonly refusal: Refusal | undefined;
   readonly memory = new Memory<Decision>(limits.decisionsKept);
+  /** Of things in lists, of which there are many at a time. */
+  readonly listMemory = new Memory<Decision>(limits.decisionsKept);
   readonly counts: DecisionCounts = { decided: 0, remembered: 0, evaluated: 0, failed: 0 };
 
   constructor(
@@ -66,6 +68,7 @@ export class CompiledSet {
   close(): void {
     this.slices.close();
     this.memory.clear();
+    this.listMemory.clear();
   }
 }
 

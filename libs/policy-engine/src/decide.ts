@@ -8,6 +8,7 @@ import { bench } from './cedar.ts';
 import type { CompiledSet, Refusal } from './compile.ts';
 import { type AccessRequest, cedarCallOf, type Facts, factsOf } from './facts.ts';
 import { limits } from './limits.ts';
+import type { Memory } from './memory.ts';
 import type { Obligation } from './obligations.ts';
 import { type LevelName } from './policy-set.ts';
 import { type Candidates, type CompiledPolicy, levelOrder, type Slice } from './slices.ts';
@@ -53,8 +54,15 @@ function denied(reason: DecisionReason, message?: string, level?: LevelName): De
   };
 }
 
-/** Decides, and remembers. Takes some microseconds when an equal question was asked before. */
-export function decide(set: CompiledSet, request: AccessRequest): Decision {
+/**
+ * Decides, and remembers. Takes some microseconds when an equal question was asked before.
+ * @param memory where it is remembered: another for questions that would push out those of every day
+ */
+export function decide(
+  set: CompiledSet,
+  request: AccessRequest,
+  memory: Memory<Decision> = set.memory,
+): Decision {
   set.counts.decided += 1;
   if (set.refusal !== undefined) return denied(set.refusal);
   try {
@@ -67,7 +75,7 @@ export function decide(set: CompiledSet, request: AccessRequest): Decision {
     const fingerprint = slice.fingerprint?.(facts);
     if (fingerprint === undefined) return evaluate(set, slice, facts);
     const key = `${slice.key.length}:${slice.key}${fingerprint}`;
-    const known = set.memory.get(key);
+    const known = memory.get(key);
     if (known !== undefined) {
       set.counts.remembered += 1;
       return known;
@@ -75,13 +83,20 @@ export function decide(set: CompiledSet, request: AccessRequest): Decision {
     const decision = evaluate(set, slice, facts);
     // What went wrong once may go well the next time.
     if (decision.errors.length === 0 && decision.reason !== 'cost_limit') {
-      set.memory.set(key, deepFreeze(decision));
+      memory.set(key, deepFreeze(decision));
     }
     return decision;
   } catch (error) {
     set.counts.failed += 1;
     return denied('engine_failed', error instanceof Error ? error.message : 'unknown');
   }
+}
+
+/** Whether every secret that lies beside that of the request would be decided about as it is. */
+export function decidesAlike(set: CompiledSet, request: AccessRequest): boolean {
+  if (set.refusal !== undefined) return true;
+  const facts = factsOf(request, set.networks);
+  return typeof facts !== 'string' && set.slices.decidesAlike(facts);
 }
 
 function deepFreeze(decision: Decision): Decision {

@@ -230,6 +230,20 @@ class LevelIndex {
     }
   }
 
+  /** Whether any policy that may apply to such a principal looks at what exactly is asked for. */
+  looksAtThing(action: string, principals: readonly number[]): boolean {
+    for (const named of [action, '*']) {
+      const byPrincipal = this.#byAction.get(named);
+      if (!byPrincipal) continue;
+      for (const principal of [0, ...principals]) {
+        for (const { policy } of byPrincipal.get(principal) ?? []) {
+          if (looksAtSecret(policy.study)) return true;
+        }
+      }
+    }
+    return false;
+  }
+
   /** How many policies apply, whoever asks for whatever, by action. */
   unbounded(action: string): number {
     let many = 0;
@@ -242,6 +256,19 @@ class LevelIndex {
   }
 }
 
+/** What is read of the namespace around it is the same for all that lies there: `resource^`. */
+const isOfSecret = (name: string) =>
+  (name.startsWith('resource') && name !== 'resource^') || name === 'context.useCount';
+
+function looksAtSecret({ resource, reads, compares, matches }: Study): boolean {
+  return (
+    resource?.some(({ entity }) => entity?.type === 'Secret') === true ||
+    [...reads].some(isOfSecret) ||
+    [...compares.keys()].some(isOfSecret) ||
+    matches.some(({ path }) => isOfSecret(path))
+  );
+}
+
 export class Slices {
   readonly #principals = new Constraints();
   readonly #resources = new Constraints();
@@ -249,6 +276,7 @@ export class Slices {
   readonly #vault: LevelIndex | undefined;
   readonly #namespaces = new Map<string, LevelIndex>();
   readonly #slices = new Memory<Slice>(limits.slicesKept);
+  readonly #alike = new Memory<boolean>(limits.slicesKept);
   readonly #candidates: Memory<Candidates>;
   readonly #numbers = new Map<CompiledPolicy, number>();
   #preparedPolicies = 0;
@@ -276,10 +304,29 @@ export class Slices {
     );
   }
 
-  sliceFor(facts: Facts): Slice {
+  /** Whether all secrets of the namespace are decided about alike: no policy that may apply tells them apart. */
+  decidesAlike(facts: Facts): boolean {
+    const principals = this.#principalsOf(facts);
+    const namespace =
+      facts.namespaceName === undefined ? undefined : this.#namespaces.get(facts.namespaceName);
+    const key = `${facts.action}|${principals.join()}|${namespace ? facts.namespaceName : ''}`;
+    const known = this.#alike.get(key);
+    if (known !== undefined) return known;
+    const alike = ![this.#organization, this.#vault, namespace].some((index) =>
+      index?.looksAtThing(facts.action, principals),
+    );
+    this.#alike.set(key, alike);
+    return alike;
+  }
+
+  #principalsOf(facts: Facts): number[] {
     const roles: string[] = [`${facts.principalType}::${facts.principalId}`];
     for (const role of facts.roles) roles.push(`Role::${role}`);
-    const principals = this.#principals.fitting(facts.principalType, roles);
+    return this.#principals.fitting(facts.principalType, roles);
+  }
+
+  sliceFor(facts: Facts): Slice {
+    const principals = this.#principalsOf(facts);
     const places = [`${facts.resourceType}::${facts.resourceId}`];
     if (facts.resourceType === 'Secret') places.push(`Namespace::${facts.namespaceName}`);
     if (facts.resourceType !== 'Vault') places.push(`Vault::${facts.vaultId}`);

@@ -28,7 +28,19 @@ export interface Caller {
    * In a list of which the caller may see a part: whether this one belongs to it. Undefined: all do.
    * Set by the door, for operations that say that they narrow.
    */
-  sees?: (resource: ResourceReference) => boolean;
+  sees?: Sees;
+  /** Whether the caller sees every secret of a namespace. Undefined: of each. Set together with `sees`. */
+  seesAllOf?: Sees;
+}
+
+/** @throws ServiceError `unavailable` where what a policy has to know cannot be had */
+export type Sees = (resource: ListedResource) => boolean | Promise<boolean>;
+
+/** What policies let a caller see. */
+export interface Lens {
+  sees: Sees;
+  /** Then what is counted in the namespace tells of nothing that is hidden. */
+  seesAllOf: Sees;
 }
 
 /** What an action is about. A list or a creation names what is above it. */
@@ -37,6 +49,19 @@ export interface ResourceReference {
   secret?: string;
   /** Another kind of thing, e.g. `backup:bkp_…`, `token`, `api-key:key_…`. */
   other?: string;
+}
+
+/** One thing of a list, with what the list has read of it already. */
+export interface ListedResource extends ResourceReference {
+  /** Of the secret, or of the namespace where there is none. Called only where a policy reads it. */
+  facts?: () => ListedFacts;
+}
+
+export interface ListedFacts {
+  tags: readonly string[];
+  owner?: string;
+  metadata?: Readonly<Record<string, string>>;
+  useCount?: number;
 }
 
 /** What the door said. */

@@ -7,7 +7,14 @@ import type { AgentAction } from '@keystead/contracts/agent-api/actions';
 import { type ErrorCode, ServiceError } from '@keystead/contracts/errors';
 import type { AuditFact, AuditResult } from '../audit/audit-entry.ts';
 import type { AccessBook } from './access-book.ts';
-import type { Caller, CallerIdentity, Decision, Obligation, ResourceReference } from './caller.ts';
+import type {
+  Caller,
+  CallerIdentity,
+  Decision,
+  Lens,
+  Obligation,
+  ResourceReference,
+} from './caller.ts';
 
 export interface PolicyVerdict {
   effect: 'permit' | 'deny';
@@ -31,7 +38,16 @@ export interface PolicyDecider {
     /** It was done before and is only told once more: it uses nothing up. */
     isRepeated?: boolean,
   ): PolicyVerdict | Promise<PolicyVerdict>;
+  /** Which things of a list the action is permitted for; undefined: for all. It uses nothing up. */
+  lens?(caller: Caller, action: AgentAction): Lens | undefined;
 }
+
+/** What policies are asked about each thing that a list shows; else what was asked about the list. */
+const actionOfEach: Partial<Record<AgentAction, AgentAction>> = {
+  'namespace.list': 'namespace.read',
+  'namespace.statistics': 'secret.read',
+  'secret.list': 'secret.read',
+};
 
 /** Why an identity may do nothing at the moment; undefined where it may. */
 export type Lockout = (identity: CallerIdentity) => { reason: string } | undefined;
@@ -48,8 +64,8 @@ export interface Errand {
   resource: ResourceReference;
   /** `write`: the audit holds that it was begun before anything is done. */
   effect: 'read' | 'write';
-  /** The work shows only what `caller.sees`. */
-  narrows?: boolean;
+  /** The work shows only what `caller.sees`. By policies alone: roles have to permit the whole. */
+  narrows?: boolean | 'by_policies';
   /** Done before, under the same idempotency key: what it answered is told again. */
   isRepeated?: boolean;
   /** What the audit is told besides, whatever is decided. */
@@ -62,8 +78,8 @@ export interface Errand {
 export interface AlsoNeeded {
   action: AgentAction;
   resource: ResourceReference;
-  /** A right that the operation's own action stands for where policies decide, so roles alone are asked. */
-  byRoles?: true;
+  /** A right that the operation's own action stands for with the others: these alone are asked. */
+  by?: 'roles' | 'policies';
 }
 
 export type Settled = (errand: Errand, result: AuditResult, durationMs: number) => void;
@@ -131,9 +147,9 @@ export class Door {
     const decision = decided instanceof Promise ? await decided : decided;
     const decisions: Permitted[] = [decision];
     try {
-      for (const { action, resource, byRoles } of errand.also ?? []) {
+      for (const { action, resource, by } of errand.also ?? []) {
         const more = { ...errand, action, resource, narrows: false, also: undefined };
-        decisions.push(await this.#decide(caller, more, byRoles));
+        decisions.push(await this.#decide(caller, more, by));
       }
       if (errand.effect === 'write') {
         await this.#record(caller, errand, 'started', 'started', decision);
@@ -162,22 +178,25 @@ export class Door {
     await this.#trail.record(fact);
   }
 
-  #decide(caller: Caller, errand: Errand, byRoles = false): Permitted | Promise<Permitted> {
+  #decide(caller: Caller, errand: Errand, by?: AlsoNeeded['by']): Permitted | Promise<Permitted> {
     const { action, resource } = errand;
     const locked = this.#lockout?.(caller.identity);
     if (locked !== undefined) {
       return this.#deny(caller, errand, ['lockout'], { lockedFor: locked.reason });
     }
     const permissions = this.#book.permissionsOf(caller.identity);
-    let role = permissions.permits(action, resource);
-    if (role === undefined && errand.narrows === true) {
-      role = permissions.permitsSome(action, resource);
-      if (role !== undefined) {
-        caller.sees = (below) => permissions.permits(action, below) !== undefined;
+    let role = by === 'policies' ? by : permissions.permits(action, resource);
+    if (errand.narrows) {
+      const lens = this.#decider?.lens?.(caller, actionOfEach[action] ?? action);
+      if (lens !== undefined) Object.assign(caller, lens);
+      if (role === undefined && errand.narrows === true) {
+        role = permissions.permitsSome(action, resource);
+        caller.sees = (below) =>
+          permissions.permits(action, below) !== undefined && (lens?.sees(below) ?? true);
       }
     }
     if (role === undefined) return this.#deny(caller, errand, [], undefined);
-    if (this.#decider === undefined || byRoles) {
+    if (this.#decider === undefined || by === 'roles') {
       return { action, resource, decidedBy: [role], obligations: noObligations };
     }
     const verdict = this.#decider.decide(caller, action, resource, errand.isRepeated);

@@ -10,7 +10,7 @@ import type {
 } from '@keystead/contracts/agent-api/audit';
 import type { AgentInput } from '@keystead/contracts/agent-api/operation';
 import { ServiceError } from '@keystead/contracts/errors';
-import type { ResourceReference } from '../access/caller.ts';
+import type { ResourceReference, Sees } from '../access/caller.ts';
 import type { OperationLine } from './audit-entry.ts';
 import { type AuditPage, AuditSearch } from './audit-search.ts';
 import { readPublicKey } from './audit-signer.ts';
@@ -37,7 +37,7 @@ export class AuditReader {
 
   async list(
     { from, to, limit, cursor, log, ...filter }: ListQuery,
-    sees?: (resource: ResourceReference) => boolean,
+    sees?: Sees,
   ): Promise<AuditPage<AuditEntry>> {
     const found = await this.#searches[log].operations(
       {

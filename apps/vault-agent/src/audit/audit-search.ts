@@ -7,6 +7,7 @@ import { type FileHandle, open } from 'node:fs/promises';
 import type { AuditHeadView } from '@keystead/contracts/agent-api/audit';
 import { ServiceError } from '@keystead/contracts/errors';
 import { LRUCache } from 'lru-cache';
+import { PageWork } from '../store/visible-page.ts';
 import {
   type AuditLine,
   type HeadLine,
@@ -76,11 +77,11 @@ export class AuditSearch {
   operations(
     filter: AuditFilter,
     page: { limit: number; cursor?: string | undefined },
-    sees: (entry: OperationLine) => boolean = () => true,
+    sees?: (entry: OperationLine) => boolean | Promise<boolean>,
   ): Promise<AuditPage<OperationLine>> {
     const accepts = (line: AuditLine): line is OperationLine =>
-      line.type === 'operation' && matches(line, filter) && sees(line);
-    return this.#page(needleOf(filter), filter, page, accepts);
+      line.type === 'operation' && matches(line, filter);
+    return this.#page(needleOf(filter), filter, page, accepts, sees);
   }
 
   /** Signed heads, newest first. */
@@ -117,7 +118,9 @@ export class AuditSearch {
     { fromMs = Number.NEGATIVE_INFINITY, toMs = Number.POSITIVE_INFINITY }: AuditFilter,
     { limit, cursor }: { limit: number; cursor?: string | undefined },
     accepts: (line: AuditLine) => line is T,
+    sees?: (entry: T) => boolean | Promise<boolean>,
   ): Promise<AuditPage<T>> {
+    const work = new PageWork();
     let before = cursor === undefined ? Number.POSITIVE_INFINITY : readCursor(cursor);
     const items: T[] = [];
     let readable: number = auditLimits.pageReadBytes;
@@ -148,6 +151,11 @@ export class AuditSearch {
             if (atMs === undefined || atMs < fromMs || atMs >= toMs) continue;
             const parsed = parseLine(line);
             if (parsed === undefined || !accepts(parsed)) continue;
+            if (sees !== undefined) {
+              await work.next();
+              if (work.isSpent) return { items, nextCursor: makeCursor(sequence + 1) };
+              if (!(await sees(parsed))) continue;
+            }
             items.push(parsed);
             if (items.length === limit) return { items, nextCursor: makeCursor(sequence) };
           }

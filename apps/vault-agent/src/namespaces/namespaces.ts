@@ -19,11 +19,11 @@ import type { Caller } from '../access/caller.ts';
 import { type KeyRing, MasterChanged, type NewKey } from '../keys/key-ring.ts';
 import type { AccessCounter } from '../secrets/access-counter.ts';
 import { openValue, sealValue } from '../secrets/sealed-value.ts';
-import { instantOf, requireEtag } from '../secrets/secret-rows.ts';
+import { instantOf, listedFactsOf, requireEtag } from '../secrets/secret-rows.ts';
 import type { AgentStore } from '../store/agent-store.ts';
 import type { AgentSchema, NamespaceTable } from '../store/agent-tables.ts';
 import { lockNamespace, lockVault } from '../store/locks.ts';
-import { type Page, type Sees, visiblePage } from '../store/visible-page.ts';
+import { type Page, PageWork, type Sees, visiblePage } from '../store/visible-page.ts';
 import { identityText } from './namespace-change.ts';
 import { type NamespaceDirectory, noSuchNamespace } from './namespace-directory.ts';
 
@@ -47,6 +47,20 @@ export interface NamespacesOptions {
 const copyBatch = 50;
 /** A new master key is met at most this often in a row. */
 const masterChangesMax = 5;
+/** Of the most read secrets, where some of them may be hidden. */
+const topLooksAt = 1_000;
+
+const uncounted = {
+  secretCount: null,
+  deletedCount: null,
+  versionCount: null,
+  totalBytes: null,
+  averageNameBytes: null,
+  averageValueBytes: null,
+  accessCount: null,
+  accessCount24h: null,
+  lastAccessedAt: null,
+};
 
 export class Namespaces {
   readonly #store: AgentStore;
@@ -118,7 +132,9 @@ export class Namespaces {
           return page.orderBy('name').limit(count).execute();
         }),
       ({ name }) => name,
-      sees && (({ name }) => sees({ namespace: name })),
+      sees &&
+        (({ name, tags, owner }) =>
+          sees({ namespace: name, facts: () => ({ tags: JSON.parse(tags), owner }) })),
     );
     return { items: items.map(namespaceFactsOf), nextCursor };
   }
@@ -249,9 +265,47 @@ export class Namespaces {
   }
 
   /** What it holds and how it is used, without looking at every secret. */
-  async statistics(name: string, top: number): Promise<NamespaceStatistics> {
+  async statistics(
+    name: string,
+    top: number,
+    { sees, seesAllOf }: Pick<Caller, 'sees' | 'seesAllOf'> = {},
+  ): Promise<NamespaceStatistics> {
     await this.#accesses.settle();
     const row = await this.#row(name);
+    const secrets = await this.#store.read((queries) =>
+      queries
+        .selectFrom('secret_access')
+        .innerJoin('secret', 'secret.id', 'secret_access.secret_id')
+        .select(['secret.name', 'secret.tags', 'secret.metadata'])
+        .select(['secret_access.access_count', 'secret_access.last_accessed_at_ms'])
+        .where('secret_access.namespace_id', '=', row.id)
+        .where('secret_access.access_count', '>', 0)
+        .orderBy('secret_access.access_count', 'desc')
+        .limit(sees === undefined ? top : topLooksAt)
+        .execute(),
+    );
+    const topSecrets: NamespaceStatistics['topSecrets'] = [];
+    const work = new PageWork();
+    for (const secret of secrets) {
+      if (topSecrets.length === top || work.isSpent) break;
+      await work.next();
+      const facts = () => listedFactsOf(secret);
+      if (sees && !(await sees({ namespace: name, secret: secret.name, facts }))) continue;
+      topSecrets.push({
+        name: secret.name,
+        accessCount: secret.access_count,
+        lastAccessedAt: new Date(secret.last_accessed_at_ms).toISOString(),
+      });
+    }
+    const { tags, owner } = row;
+    const facts = () => ({ tags: JSON.parse(tags), owner });
+    if ((await seesAllOf?.({ namespace: name, facts })) === false) {
+      return { namespace: name, ...uncounted, topSecrets };
+    }
+    return { namespace: name, ...(await this.#counts(row)), topSecrets };
+  }
+
+  async #counts(row: NamespaceRow) {
     const firstHour = Math.floor(this.#now() / 3_600_000) - 23;
     return this.#store.read(async (queries) => {
       const total = await queries
@@ -265,18 +319,8 @@ export class Namespaces {
         .where('namespace_id', '=', row.id)
         .where('hour', '>=', firstHour)
         .executeTakeFirst();
-      const secrets = await queries
-        .selectFrom('secret_access')
-        .innerJoin('secret', 'secret.id', 'secret_access.secret_id')
-        .select(['secret.name', 'secret_access.access_count', 'secret_access.last_accessed_at_ms'])
-        .where('secret_access.namespace_id', '=', row.id)
-        .where('secret_access.access_count', '>', 0)
-        .orderBy('secret_access.access_count', 'desc')
-        .limit(top)
-        .execute();
       const lastAtMs = total?.last_accessed_at_ms ?? 0;
       return {
-        namespace: name,
         secretCount: row.secret_count,
         deletedCount: row.deleted_count,
         versionCount: row.version_count,
@@ -286,41 +330,44 @@ export class Namespaces {
         accessCount: total?.access_count ?? 0,
         accessCount24h: Number(day?.count ?? 0),
         lastAccessedAt: instantOf(lastAtMs === 0 ? null : lastAtMs),
-        topSecrets: secrets.map((secret) => ({
-          name: secret.name,
-          accessCount: secret.access_count,
-          lastAccessedAt: new Date(secret.last_accessed_at_ms).toISOString(),
-        })),
       };
     });
   }
 
   /** The latest accesses, the newest first. The cursor is the last position of the page before. */
-  async accessLog(name: string, query: { limit: number; cursor?: string | undefined }) {
+  async accessLog(
+    name: string,
+    query: { limit: number; cursor?: string | undefined },
+    sees?: Sees,
+  ) {
     const row = await this.#row(name);
     await this.#accesses.flush();
-    const before = query.cursor === undefined ? undefined : Number(query.cursor);
-    if (before !== undefined && !Number.isSafeInteger(before)) {
+    if (query.cursor !== undefined && !Number.isSafeInteger(Number(query.cursor))) {
       throw new ServiceError('invalid_cursor');
     }
-    const rows = await this.#store.read((queries) => {
-      let page = queries.selectFrom('access_log').selectAll().where('namespace_id', '=', row.id);
-      if (before !== undefined) page = page.where('position', '<', before);
-      return page
-        .orderBy('position', 'desc')
-        .limit(query.limit + 1)
-        .execute();
-    });
-    const shown = rows.slice(0, query.limit);
+    const { items, nextCursor } = await visiblePage(
+      query,
+      (after, count) =>
+        this.#store.read((queries) => {
+          let page = queries
+            .selectFrom('access_log')
+            .selectAll()
+            .where('namespace_id', '=', row.id);
+          if (after !== undefined) page = page.where('position', '<', Number(after));
+          return page.orderBy('position', 'desc').limit(count).execute();
+        }),
+      ({ position }) => String(position),
+      sees && ((entry) => sees({ namespace: name, secret: entry.secret_name })),
+    );
     return {
-      items: shown.map((entry) => ({
+      items: items.map((entry) => ({
         at: new Date(entry.at_ms).toISOString(),
         operation: entry.operation,
         secret: entry.secret_name,
         identity: entry.identity,
         durationMicroseconds: entry.duration_us,
       })),
-      nextCursor: rows.length > query.limit ? String(shown.at(-1)?.position) : null,
+      nextCursor,
     };
   }
 

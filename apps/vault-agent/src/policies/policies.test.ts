@@ -189,6 +189,87 @@ test('a policy sees the tags, the owner and the metadata of what is asked for', 
   }
 });
 
+test('lists, top lists and counts show nothing of what policies hide, and use nothing up', async () => {
+  const system = testCaller();
+  for (const name of ['payments', 'open', 'closed']) {
+    await vault.namespaces.create(system, { ...plainNamespace, name });
+  }
+  const names = Array.from({ length: 24 }, (_, index) => `db/${String(index).padStart(2, '0')}`);
+  for (const [index, name] of names.entries()) {
+    const tags = index % 3 === 0 ? ['hidden'] : [];
+    await vault.secrets.create(system, 'payments', { ...plainSecret, name, value: 'x', tags });
+    await vault.secrets.readValue(system, 'payments', name);
+  }
+  await hold({
+    all: `@throttle("1000 per hour by identity") @alert("low: seen") ${permitAll}`,
+    tagged: `forbid (principal == ApiKey::"eve", action == Action::"secret.read",
+      resource is Secret) when { resource.tags.contains("hidden") };`,
+    named: `forbid (principal == ApiKey::"eve", action == Action::"secret.read",
+      resource == Secret::"payments:db/22");`,
+    closed: `forbid (principal == ApiKey::"eve", action == Action::"namespace.read",
+      resource == Namespace::"closed");`,
+    'without-open': `forbid (principal == ApiKey::"joe", action == Action::"secret.read",
+      resource in Namespace::"open");`,
+  });
+  /** What the work is given to see by. */
+  const through = async <T>(who: string, action: AgentAction, work: (caller: Caller) => T) => {
+    const caller = person(who);
+    const about = action === 'namespace.list' ? {} : { namespace: 'payments' };
+    const narrows = true;
+    const errand = { action, operation: 'test', resource: about, effect: 'read', narrows } as const;
+    return door.perform(caller, errand, () => work(caller));
+  };
+  const walk = async (who: string) => {
+    const pages: string[][] = [];
+    let cursor: string | undefined;
+    do {
+      const page = await through(who, 'secret.list', ({ sees }) =>
+        vault.secrets.list('payments', { limit: 5, ...(cursor && { cursor }) }, sees),
+      );
+      pages.push(page.items.map(({ name }) => name));
+      cursor = page.nextCursor ?? undefined;
+      if (cursor !== undefined) expect(cursor).toBe(pages.at(-1)?.at(-1));
+    } while (cursor !== undefined);
+    return pages;
+  };
+  const visible = names.filter((name, index) => index % 3 !== 0 && name !== 'db/22');
+  // Every page but the last is full: where something was left out cannot be told.
+  expect((await walk('eve')).map(({ length }) => length)).toEqual([5, 5, 5]);
+  expect((await walk('eve')).flat()).toEqual(visible);
+  expect((await walk('ann')).flat()).toEqual(names);
+  const counts = decider.takeCounts();
+  expect(counts).toMatchObject({ allowed: 3 + 3 + 5, denied: 0 });
+  expect(alerts).toHaveLength(11);
+
+  const statistics = (who: string) =>
+    through(who, 'namespace.statistics', (caller) =>
+      vault.namespaces.statistics('payments', 50, caller),
+    );
+  const hidden = await statistics('eve');
+  expect(hidden.topSecrets.map(({ name }) => name).sort()).toEqual(visible);
+  expect(hidden).toMatchObject({ secretCount: null, totalBytes: null, accessCount: null });
+  expect(await statistics('ann')).toMatchObject({ secretCount: 24, accessCount: 24 });
+  const log = await through('eve', 'namespace.statistics', ({ sees }) =>
+    vault.namespaces.accessLog('payments', { limit: 100 }, sees),
+  );
+  expect(new Set(log.items.map(({ secret }) => secret))).toEqual(new Set(visible));
+
+  const listed = (who: string) =>
+    through(who, 'namespace.list', async ({ sees, seesAllOf }) => {
+      const { items } = await vault.namespaces.list({ limit: 10 }, sees);
+      return Promise.all(
+        items.map(async ({ name }) => `${name} ${await seesAllOf?.({ namespace: name })}`),
+      );
+    });
+  // One of the two that hide looks at what a secret is, wherever it lies.
+  expect(await listed('eve')).toEqual(['open false', 'payments false']);
+  expect(await listed('joe')).toEqual(['closed true', 'open false', 'payments true']);
+  expect(await listed('ann')).toEqual(['closed true', 'open true', 'payments true']);
+  await overrides.activate(person('ann'), 'the door is stuck', 5);
+  await overrides.look();
+  expect((await walk('eve')).flat()).toEqual(names);
+});
+
 test('a store that is away denies where a policy has to know more, and the caller is told so', async () => {
   await hold({
     tagged: 'permit (principal, action, resource is Secret) when { resource.tags.contains("x") };',

@@ -11,12 +11,13 @@
 import type { AgentAction } from '@keystead/contracts/agent-api/actions';
 import { ServiceError } from '@keystead/contracts/errors';
 import type { CompiledSet } from '@keystead/policy-engine/compile';
-import { type Decision, decide } from '@keystead/policy-engine/decide';
+import { type Decision, decide, decidesAlike } from '@keystead/policy-engine/decide';
 import type { AccessRequest } from '@keystead/policy-engine/facts';
 import type { Obligation } from '@keystead/policy-engine/obligations';
 import type { TrustedClock } from '@keystead/policy-engine/trusted-clock';
+import { resourceTypesOf } from '@keystead/policy-engine/vocabulary';
 import type { Logger } from 'pino';
-import type { Caller, ResourceReference } from '../access/caller.ts';
+import type { Caller, Lens, ListedResource, ResourceReference } from '../access/caller.ts';
 import type { PolicyDecider as Decider, PolicyVerdict } from '../access/door.ts';
 import { identityText } from '../namespaces/namespace-change.ts';
 import type { Approvals } from './approvals.ts';
@@ -26,6 +27,8 @@ import type { Overrides } from './overrides.ts';
 import { policyLimits } from './policy-limits.ts';
 import type { DecisionJournal } from './replays/decision-journal.ts';
 import {
+  aroundOf,
+  listedFacts,
   namesOnly,
   needsFacts,
   type ResourceFacts,
@@ -104,6 +107,34 @@ export class PolicyDecider implements Decider {
     } catch (error) {
       return this.#fail(error);
     }
+  }
+
+  /**
+   * What a list may show. What needs an approval is shown: policies permit it, and who would ask for the
+   * approval has to know its name.
+   */
+  lens(caller: Caller, action: AgentAction): Lens | undefined {
+    const { held, overrides, facts } = this.#options;
+    const set = held.active?.compiled;
+    if (set === undefined || overrides.active !== undefined || caller.identity.kind === 'system') {
+      return undefined;
+    }
+    const isOfSecrets = resourceTypesOf(action).includes('Secret');
+    const known: Known = needsFacts(set)
+      ? (resource) => listedFacts(isOfSecrets ? resource : aroundOf(resource), facts)
+      : (resource) => namesOnly(resource);
+    const allows = (request: AccessRequest) =>
+      decide(set, request, set.listMemory).decision === 'allow';
+    return {
+      sees: (resource) =>
+        after(known(resource), (given) => allows(this.#requestOf(caller, action, given))),
+      seesAllOf: (namespace) =>
+        after(known(namespace), (given) => {
+          const anySecret = { ...given, secret: { name: 'any' } };
+          const request = this.#requestOf(caller, 'secret.read', anySecret);
+          return decidesAlike(set, request) && allows(request);
+        }),
+    };
   }
 
   /** Who cannot decide denies; the audit and the caller hear why. */
@@ -386,6 +417,12 @@ export class PolicyDecider implements Decider {
 }
 
 type Context = Record<string, string | number | boolean>;
+type Known = (resource: ListedResource) => ResourceFacts | Promise<ResourceFacts>;
+
+/** Without waiting where there is nothing to wait for. */
+function after<A, B>(given: A | Promise<A>, then: (given: A) => B): B | Promise<B> {
+  return given instanceof Promise ? given.then(then) : then(given);
+}
 
 function permit(decidedBy: readonly string[], context?: Context): PolicyVerdict {
   return {

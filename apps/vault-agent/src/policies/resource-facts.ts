@@ -6,7 +6,7 @@
 import type { CompiledSet } from '@keystead/policy-engine/compile';
 import type { AccessRequest } from '@keystead/policy-engine/facts';
 import { LRUCache } from 'lru-cache';
-import type { ResourceReference } from '../access/caller.ts';
+import type { ListedResource, ResourceReference } from '../access/caller.ts';
 import type { AgentStore } from '../store/agent-store.ts';
 import { policyLimits } from './policy-limits.ts';
 
@@ -37,6 +37,30 @@ export function namesOnly({ namespace, secret }: ResourceReference): ResourceFac
     ...(namespace === undefined || secret === undefined ? {} : { secret: { name: secret } }),
     useCount: 0,
   };
+}
+
+/** The namespace that it lies in, or is. */
+export function aroundOf({ namespace, secret, facts }: ListedResource): ListedResource {
+  if (namespace === undefined) return {};
+  return secret === undefined && facts !== undefined ? { namespace, facts } : { namespace };
+}
+
+/** From what a list has read already; the rest is read. */
+export function listedFacts(
+  resource: ListedResource,
+  reader: Pick<ResourceFactsReader, 'read'>,
+): ResourceFacts | Promise<ResourceFacts> {
+  const { namespace, secret, facts } = resource;
+  if (facts === undefined || namespace === undefined) return reader.read(resource);
+  const { tags, owner = '', metadata = {}, useCount = 0 } = facts();
+  if (secret === undefined) return { namespace: { name: namespace, tags, owner }, useCount };
+  const within = reader.read({ namespace });
+  const whole = (around: ResourceFacts) => ({
+    ...around,
+    secret: { name: secret, tags, metadata },
+    useCount,
+  });
+  return within instanceof Promise ? within.then(whole) : whole(within);
 }
 
 export class ResourceFactsReader {

@@ -17,7 +17,7 @@ import { sql } from 'kysely';
 import type { Caller } from '../access/caller.ts';
 import { identityText } from '../namespaces/namespace-change.ts';
 import type { NamespaceDirectory } from '../namespaces/namespace-directory.ts';
-import { noSuchSecret, requireEtag } from '../secrets/secret-rows.ts';
+import { listedFactsOf, noSuchSecret, requireEtag } from '../secrets/secret-rows.ts';
 import type { AgentStore } from '../store/agent-store.ts';
 import type { AgentSchema } from '../store/agent-tables.ts';
 import { type Page, type Sees, visiblePage } from '../store/visible-page.ts';
@@ -222,7 +222,13 @@ export class Rotations {
             .execute(),
         ),
       (row) => `${row.next_due_ms ?? never}.${row.secret_id}`,
-      sees && ((row) => sees({ namespace: row.namespace_name, secret: row.secret_name })),
+      sees &&
+        ((row) =>
+          sees({
+            namespace: row.namespace_name,
+            secret: row.secret_name,
+            facts: () => listedFactsOf(row),
+          })),
     );
     return {
       items: await this.#read((queries) =>
@@ -299,6 +305,8 @@ function listed(
     .selectAll('rotation')
     .select([
       'secret.name as secret_name',
+      'secret.tags',
+      'secret.metadata',
       'namespace.name as namespace_name',
       'secret_access.access_count',
     ])

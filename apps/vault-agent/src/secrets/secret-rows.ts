@@ -5,6 +5,7 @@ import type {
   SecretVersion,
 } from '@keystead/contracts/agent-api/secrets';
 import { ServiceError } from '@keystead/contracts/errors';
+import type { ListedFacts } from '../access/caller.ts';
 import type { SecretTable, SecretVersionTable } from '../store/agent-tables.ts';
 
 export type SecretRow = SecretTable;
@@ -50,6 +51,17 @@ export function secretFactsOf(
     accessCount: (accesses.access_count ?? 0) + (waiting?.count ?? 0),
     lastAccessedAt: instantOf(lastAtMs === 0 ? null : lastAtMs),
     etag: String(row.revision),
+  };
+}
+
+/** What a policy may read of a secret in a list. */
+export function listedFactsOf(
+  row: Pick<SecretRow, 'tags' | 'metadata'> & Pick<Accesses, 'access_count'>,
+): ListedFacts {
+  return {
+    tags: JSON.parse(row.tags),
+    metadata: JSON.parse(row.metadata),
+    useCount: row.access_count ?? 0,
   };
 }
 

@@ -32,6 +32,7 @@ import { openValue, openWith } from './sealed-value.ts';
 import {
   type Expectation,
   instantOf,
+  listedFactsOf,
   noSuchSecret,
   noSuchVersion,
   requireExpected,
@@ -332,7 +333,7 @@ export class Secrets {
           listedBy(queries, known.id, query, after, nowMs).limit(count).execute(),
         ),
       ({ name }) => name,
-      sees && (({ name }) => sees({ namespace, secret: name })),
+      sees && ((row) => sees({ namespace, secret: row.name, facts: () => listedFactsOf(row) })),
     );
     if (items.length === 0 && query.cursor === undefined) await this.#requirePresent(known);
     return {

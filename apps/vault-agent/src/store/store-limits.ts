@@ -20,6 +20,12 @@ export const storeLimits = {
   cacheTrustedForMs: 1_000,
   // How long a reading that could be answered from the cache waits for a store that is silent.
   patienceMs: 1_000,
+  // Of a list of which a part is seen: what one page looks at, how long it takes, in slices for others' sake.
+  pageLooksAtMax: 10_000,
+  pageWorkMs: 1_000,
+  pageSliceMs: 10,
+  // So that a page of one does not ask for row after row.
+  pageReadsAtLeast: 200,
 };
 
 const relations: [boolean, string][] = [

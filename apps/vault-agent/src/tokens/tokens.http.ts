@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto';
 import * as records from '@keystead/contracts/agent-api/records';
 import * as contract from '@keystead/contracts/agent-api/tokens';
+import type { AlsoNeeded } from '../access/door.ts';
 import { type AgentHandler, handler } from '../http/handler.ts';
 import type { TokenVault } from './token-vault.ts';
 import { tokenVaultLimits } from './token-vault-limits.ts';
@@ -30,6 +31,9 @@ export const whichTokens = ({ body }: { body: { tokens: readonly string[] } }) =
 };
 const aboutRecord = ({ params }: { params: { id: string } }) => ({ other: `record:${params.id}` });
 const aboutRun = ({ params }: { params: { id: string } }) => ({ other: `rekey:${params.id}` });
+
+/** Policies tell no record from another: where they hide one, there is nothing to list. */
+const readsRecords: AlsoNeeded[] = [{ action: 'record.read', resource: {}, by: 'policies' }];
 
 export function tokenHandlers(tokens: TokenVault): AgentHandler[] {
   return [
@@ -108,8 +112,14 @@ export function tokenHandlers(tokens: TokenVault): AgentHandler[] {
       resource: ({ body }) => (body.id === undefined ? {} : { other: `record:${body.id}` }),
       run: (_caller, { body }) => tokens.create(body),
     }),
-    handler(records.listRecords, { run: (_caller, { query }) => tokens.list(query) }),
-    handler(records.countRecords, { run: (_caller, { query }) => tokens.count(query) }),
+    handler(records.listRecords, {
+      also: () => readsRecords,
+      run: (_caller, { query }) => tokens.list(query),
+    }),
+    handler(records.countRecords, {
+      also: () => readsRecords,
+      run: (_caller, { query }) => tokens.count(query),
+    }),
     handler(records.readRecord, {
       resource: aboutRecord,
       run: (_caller, { params }) => tokens.get(params.id),

@@ -11,6 +11,7 @@ import { secretLimits } from './secret-limits.ts';
 
 const group = 'Namespaces';
 const byName = z.strictObject({ namespace: namespaceName });
+const count = z.number().int().nullable();
 const owner = z.union([z.literal(''), displayName]);
 
 /** What a namespace may hold at most. */
@@ -26,12 +27,15 @@ export const namespaceFacts = z.object({
   owner: z.string(),
   tags: z.array(z.string()),
   limits: z.object({ secretsMax: z.number().int(), valueMaxBytes: z.number().int() }),
-  /** Including those that are deleted but can come back. */
-  secretCount: z.number().int(),
-  deletedCount: z.number().int(),
-  versionCount: z.number().int(),
+  /**
+   * Including those that are deleted but can come back. Null, like all that is counted here, where
+   * policies hide some of the secrets from the caller.
+   */
+  secretCount: count,
+  deletedCount: count,
+  versionCount: count,
   /** Of all versions' values. */
-  totalBytes: z.number().int(),
+  totalBytes: count,
   createdAt: z.string(),
   createdBy: z.string(),
   updatedAt: z.string(),
@@ -54,6 +58,7 @@ export const createNamespace = agentOperation('namespaces.create', {
     limits: namespaceLimits.partial().default({}),
   }),
   output: namespaceFacts,
+  narrows: 'by_policies',
 });
 
 export const listNamespaces = agentOperation('namespaces.list', {
@@ -78,6 +83,7 @@ export const readNamespace = agentOperation('namespaces.read', {
   action: 'namespace.read',
   params: byName,
   output: namespaceFacts,
+  narrows: 'by_policies',
 });
 
 export const updateNamespace = agentOperation('namespaces.update', {
@@ -95,6 +101,7 @@ export const updateNamespace = agentOperation('namespaces.update', {
   }),
   output: namespaceFacts,
   ifMatch: 'optional',
+  narrows: 'by_policies',
 });
 
 export const deleteNamespace = agentOperation('namespaces.delete', {
@@ -121,6 +128,7 @@ export const copyNamespace = agentOperation('namespaces.copy', {
   params: byName,
   body: z.strictObject({ to: namespaceName }),
   output: z.object({ namespace: namespaceFacts, copiedSecrets: z.number().int() }),
+  narrows: 'by_policies',
 });
 
 export const moveNamespace = agentOperation('namespaces.move', {
@@ -134,21 +142,23 @@ export const moveNamespace = agentOperation('namespaces.move', {
   output: namespaceFacts,
   status: 200,
   ifMatch: 'optional',
+  narrows: 'by_policies',
 });
 
 export const namespaceStatistics = z.object({
   namespace: z.string(),
-  secretCount: z.number().int(),
-  deletedCount: z.number().int(),
-  versionCount: z.number().int(),
-  totalBytes: z.number().int(),
+  /** What is counted is null where policies hide some of the secrets from the caller. */
+  secretCount: count,
+  deletedCount: count,
+  versionCount: count,
+  totalBytes: count,
   /** Bytes of a name and of a version's value; 0 where there are none. */
-  averageNameBytes: z.number(),
-  averageValueBytes: z.number(),
-  accessCount: z.number().int(),
-  accessCount24h: z.number().int(),
+  averageNameBytes: z.number().nullable(),
+  averageValueBytes: z.number().nullable(),
+  accessCount: count,
+  accessCount24h: count,
   lastAccessedAt: z.string().nullable(),
-  /** The most read secrets, the first one first. */
+  /** Of the thousand most read secrets those that the caller sees, the first one first. */
   topSecrets: z.array(
     z.object({ name: z.string(), accessCount: z.number().int(), lastAccessedAt: z.string() }),
   ),
@@ -166,6 +176,7 @@ export const readNamespaceStatistics = agentOperation('namespaces.statistics', {
     top: z.coerce.number().int().min(0).max(secretLimits.topSecretsMax).default(10),
   }),
   output: namespaceStatistics,
+  narrows: 'by_policies',
 });
 
 export const accessLogEntry = z.object({
@@ -185,6 +196,7 @@ export const readAccessLog = agentOperation('namespaces.access-log', {
   params: byName,
   query: listQuery({}),
   output: page(accessLogEntry),
+  narrows: 'by_policies',
 });
 
 /** Whom an export is sealed for. */

@@ -47,9 +47,10 @@ export interface AgentOperation<
   lines: z.ZodType | undefined;
   /**
    * A list that shows only what `caller.sees`: it is answered also to who may see a part. Any other
-   * list needs the right to all of it.
+   * list needs the right to all of it. `by_policies`: roles have to permit the whole, and what policies
+   * hide is left out.
    */
-  narrows: boolean;
+  narrows: boolean | 'by_policies';
 }
 
 export type AgentInput<O extends AgentOperation> = {
@@ -77,7 +78,7 @@ interface Declaration<P, Q, B, O> {
   bodyMaxBytes?: number;
   streams?: AgentOperation['streams'];
   lines?: z.ZodType;
-  narrows?: boolean;
+  narrows?: AgentOperation['narrows'];
 }
 
 export function agentOperation<
