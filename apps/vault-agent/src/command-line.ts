@@ -10,7 +10,7 @@ import type { Caller } from './access/caller.ts';
 import { addAuditCommands } from './audit/audit-commands.ts';
 import { addBackupCommands } from './backup/backup-commands.ts';
 import { ConfigurationError, loadConfiguration } from './configuration.ts';
-import type { GuardedVault } from './guarded-vault.ts';
+import type { GuardedVault, GuardedVaultOptions } from './guarded-vault.ts';
 import { addKeyCommands } from './keys/key-commands.ts';
 import { addArchiveCommands } from './namespaces/archive-commands.ts';
 import { addOverrideCommand } from './policies/override-command.ts';
@@ -85,11 +85,11 @@ export function commandLine(): Command {
     withVault(
       config,
       (guarded, caller) => work({ backup: guarded.backup, door: guarded.door, caller }),
-      'command',
+      { backups: 'command' },
     ),
   );
   addArchiveCommands(program, withVault);
-  addKeyCommands(program, withVault);
+  addKeyCommands(program, withVault, readVariable);
   addAuditCommands(program, auditLogsOf);
   addOverrideCommand(program, withVault);
 
@@ -210,11 +210,11 @@ const readVariable = (name: string) => process.env[name];
 async function withVault<T>(
   file: string,
   work: (guarded: GuardedVault, caller: Caller) => Promise<T>,
-  backups?: 'command',
+  more?: Pick<GuardedVaultOptions, 'backups' | 'keyProvider'>,
 ): Promise<T> {
   const loaded = loadConfiguration(file);
   const commands = await import('./local-commands.ts');
-  return commands.withVault(loaded, readVariable, work, backups);
+  return commands.withVault(loaded, readVariable, work, more);
 }
 
 /** Parses and runs; whatever goes wrong is one line on standard error and an exit code. */

@@ -4,6 +4,7 @@
  */
 import { newUuid } from '@keystead/contracts/ids';
 import type { KeyProvider } from '@keystead/envelope/key-provider';
+import type { KeyProviderConfiguration } from '@keystead/envelope/key-provider-configuration';
 import { openKeyProvider } from '@keystead/envelope/open-key-provider';
 import type { Queries } from '@keystead/vault-store/sql/sql-store';
 import type { Logger } from 'pino';
@@ -61,6 +62,8 @@ export interface GuardedVaultOptions {
   auditFile?: string;
   /** A command that does nothing with backups needs none of what they need. */
   backups?: 'agent' | 'command' | 'none';
+  /** Another one than vault.yaml names. */
+  keyProvider?: KeyProviderConfiguration;
   /** Of that log, where it is begun: 16 bytes. */
   auditChain?: Buffer | undefined;
 }
@@ -144,7 +147,10 @@ export class GuardedVault {
     const { log, readVariable } = options;
     const { configuration, locate } = options.loaded;
     const { audit, encryption, storage } = configuration;
-    const provider = await openKeyProvider(keyProviderOf(encryption, locate), readVariable);
+    const provider = await openKeyProvider(
+      options.keyProvider ?? keyProviderOf(encryption, locate),
+      readVariable,
+    );
     let vault: Vault | undefined;
     let trail: AuditTrail | undefined;
     try {

@@ -26,7 +26,7 @@ import {
   loadConfiguration,
 } from './configuration.ts';
 import { makePrivateFolder, writeDurably } from './durable-file.ts';
-import { GuardedVault } from './guarded-vault.ts';
+import { GuardedVault, type GuardedVaultOptions } from './guarded-vault.ts';
 import { newRequestId } from './http/http-server.ts';
 import type { ReadVariable } from './key-management.ts';
 import { unlock } from './observe/lockouts.ts';
@@ -124,23 +124,19 @@ export async function withVault<T>(
   loaded: LoadedConfiguration,
   readVariable: ReadVariable,
   work: (guarded: GuardedVault, caller: Caller) => Promise<T>,
-  backups: 'command' | 'none' = 'none',
+  more: Pick<GuardedVaultOptions, 'backups' | 'keyProvider'> = {},
 ): Promise<T> {
   const log = pino({ level: 'silent' });
+  const options = { loaded, readVariable, log, backups: 'none' as const, ...more };
   const logFile = loaded.locate(loaded.configuration.audit.log_file);
-  const guarded = await GuardedVault.open({ loaded, readVariable, log, backups }).catch(
-    async (error: unknown) => {
-      if (!(error instanceof AuditInUse)) throw error;
-      return GuardedVault.open({
-        loaded,
-        readVariable,
-        log,
-        backups,
-        auditFile: commandsLogOf(logFile),
-        auditChain: await commandsChainBeside(logFile),
-      });
-    },
-  );
+  const guarded = await GuardedVault.open(options).catch(async (error: unknown) => {
+    if (!(error instanceof AuditInUse)) throw error;
+    return GuardedVault.open({
+      ...options,
+      auditFile: commandsLogOf(logFile),
+      auditChain: await commandsChainBeside(logFile),
+    });
+  });
   try {
     const user = userInfo().username;
     const caller = systemCaller(`command:${user}`, newRequestId(), Date.now());

@@ -9,7 +9,7 @@ import { isLoopback } from '../configuration.ts';
 import type { HttpServer } from './http-server.ts';
 
 export interface HealthSource {
-  health(): { status: string; version: string } & Record<string, unknown>;
+  health(): { status: string; version: string; degradations: string[] } & Record<string, unknown>;
   /** Why requests would be refused, in words for people; empty when they are not. */
   obstacles(): string[];
 }
@@ -32,7 +32,9 @@ export function serveHealth(server: HttpServer, options: HealthOptions): void {
   app.get('/readyz', { exposeHeadRoute: false }, (request, reply) => {
     const obstacles = source.obstacles();
     const ready = obstacles.length === 0;
-    send(request, reply, ready ? 200 : 503, { ready, obstacles });
+    // What is open stays open without these; they are told, so that somebody looks before a restart needs them.
+    const { degradations } = source.health();
+    send(request, reply, ready ? 200 : 503, { ready, obstacles, degradations });
   });
   if (metricsPath === undefined) return;
   app.get(metricsPath, { exposeHeadRoute: false }, async (request, reply) => {

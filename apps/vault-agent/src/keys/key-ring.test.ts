@@ -94,6 +94,45 @@ test('a rotation replaces the master key and nothing else: values stay as they l
   expect(vault.keys.derive('other').equals(audit)).toBe(false);
 });
 
+test('the master key moves to another provider, whole at every step, and no agent undoes it', async () => {
+  const place = sqlitePlace();
+  const running = await filled(place);
+  const other = await openFileKey({ path: `${place.keyFile}.new`, create: true });
+  const from = await openFileKey({ path: place.keyFile, create: false });
+  const opened = (provider: KeyProvider) => Vault.open({ sql: place.sql, provider });
+  for (const step of ['wrapped elsewhere', 'moved'] as const) {
+    const store = await AgentStore.open({ sql: place.sql });
+    const ring = await KeyRing.open({
+      store,
+      provider: from,
+      onStep: (reached) => {
+        if (reached === step) throw new Error('interrupted');
+      },
+    });
+    await expect(ring.moveTo(other)).rejects.toThrow('interrupted');
+    ring.close();
+    await store.close();
+    const [guardian, stranger] = step === 'moved' ? [other, from] : [from, other];
+    const vault = await opened(guardian);
+    expect(await read(vault)).toBe('v');
+    await vault.close();
+    await expect(opened(stranger), step).rejects.toMatchObject({ reason: 'wrong_key' });
+  }
+  // The one that runs goes on, says that it was moved, and makes no master that the new one cannot open.
+  await running.keys.noticeRotation();
+  expect(running.keys.isMoved).toBe(true);
+  expect(await read(running)).toBe('v');
+  await expect(running.keys.rotateMaster()).rejects.toMatchObject({ code: 'conflict' });
+  // A provider that takes and does not give is found out before anything depends on it.
+  const next = await opened(other);
+  const taking = new FailingProvider(from);
+  taking.unwrap = () => Promise.reject(new KeyProviderError('file', 'denied', 'not for you'));
+  await expect(next.keys.moveTo(taking)).rejects.toMatchObject({ reason: 'denied' });
+  expect(await next.keys.rotateMaster()).toMatchObject({ masterVersion: 2 });
+  await next.close();
+  await closeVault(running);
+});
+
 test('a rotation that the provider interrupts is finished by the next start', async () => {
   const place = sqlitePlace();
   await closeVault(await filled(place));

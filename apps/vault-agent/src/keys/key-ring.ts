@@ -41,7 +41,13 @@ export interface KeyRingOptions {
   onStep?: (step: RotationStep) => void | Promise<void>;
 }
 
-export type RotationStep = 'begun' | 'rewrapping' | 'rewrapped' | 'finished';
+export type RotationStep =
+  | 'begun'
+  | 'rewrapping'
+  | 'rewrapped'
+  | 'finished'
+  | 'wrapped elsewhere'
+  | 'moved';
 
 export interface RotationResult {
   masterVersion: number;
@@ -65,6 +71,13 @@ export class MasterChanged extends Error {
   }
 }
 
+interface Master {
+  key: SecretKey;
+  createdAtMs: number;
+  /** What wrapped it when it was last looked at. */
+  guard: string;
+}
+
 const systemId = 'system';
 const keyVersion = 1;
 
@@ -76,10 +89,11 @@ export class KeyRing {
   readonly #onStep: (step: RotationStep) => void | Promise<void>;
   #provider: ProviderBreaker;
   /** By version; two while a rotation is under way. */
-  readonly #masters = new Map<number, { key: SecretKey; createdAtMs: number }>();
+  readonly #masters = new Map<number, Master>();
   /** The one that new keys are wrapped under. */
   #newest = 0;
   #isRotating = false;
+  #isMoved = false;
   #isClosed = false;
   /** Bounded by the number of namespaces. */
   readonly #keys = new Map<string, SecretKey>();
@@ -268,10 +282,14 @@ export class KeyRing {
 
   async #noticeRotation(): Promise<void> {
     const rows = await this.#store.read((queries) =>
-      queries.selectFrom('master_key').select(['version', 'state']).execute(),
+      queries.selectFrom('master_key').select(['version', 'provider', 'key_id']).execute(),
     );
     const isSame =
       rows.length === this.#masters.size && rows.every(({ version }) => this.#masters.has(version));
+    this.#isMoved = rows.some((row) => {
+      const guard = this.#masters.get(row.version)?.guard;
+      return guard !== undefined && guard !== guardOf(row);
+    });
     try {
       if (!isSame) await this.refresh();
       else if (!this.#provider.isAvailable) await this.#probe();
@@ -314,22 +332,63 @@ export class KeyRing {
   }
 
   /**
-   * Wraps the master key under another provider, for a change of where the keys are kept. Takes effect
-   * at once; the other agents of the store need the new provider at their next start.
+   * Gives the master key to another provider, which is tried before anything depends on it. One
+   * transaction: whoever is killed leaves it with the one or with the other. Takes effect here at once;
+   * other agents of the store go on with what they hold, and need the new provider at their next start.
+   * @throws KeyProviderError, ServiceError `conflict` where the master key is replaced meanwhile
    */
   async moveTo(provider: KeyProvider): Promise<void> {
     await this.refresh();
-    for (const [version, master] of this.#masters) {
+    if (this.#isRotating) await this.#finishRotation();
+    const rows = await this.#store.read(readMasters);
+    const moved = new Map<number, WrappedKey>();
+    for (const { version } of rows) {
+      const master = this.#masters.get(version);
+      if (master === undefined) throw masterReplaced();
       const wrapped = await provider.wrap(master.key, this.#context(version));
-      await this.#store.write((queries) =>
-        queries
+      const back = await provider.unwrap(wrapped, this.#context(version));
+      const isSame = back.equals(master.key);
+      back.wipe();
+      if (!isSame) {
+        throw new KeyProviderError(provider.kind, 'corrupt', 'it gives back another key');
+      }
+      moved.set(version, wrapped);
+    }
+    await this.#onStep('wrapped elsewhere');
+    await this.#store.write(async (queries) => {
+      await this.#requireMasters(queries, rows);
+      for (const [version, wrapped] of moved) {
+        await queries
           .updateTable('master_key')
           .set(columnsOf(wrapped))
           .where('version', '=', version)
-          .execute(),
-      );
-    }
+          .execute();
+      }
+    });
     this.#provider = this.#guarded(provider);
+    for (const [version, wrapped] of moved) {
+      const master = this.#masters.get(version);
+      if (master !== undefined) master.guard = guardOf(columnsOf(wrapped));
+    }
+    await this.#onStep('moved');
+  }
+
+  /** Whether somebody gave the master key to another provider than this agent was started with. */
+  get isMoved(): boolean {
+    return this.#isMoved;
+  }
+
+  /** That nothing has replaced or moved them since they were read. @throws ServiceError `conflict` */
+  async #requireMasters(queries: Queries<AgentSchema>, read: readonly MasterKeyTable[]) {
+    await lockVault(this.#store.kind, queries);
+    const now = await readMasters(queries);
+    const isSame =
+      now.length === read.length &&
+      now.every((row, index) => {
+        const before = read[index];
+        return row.version === before?.version && equalBytes(row.wrapped, before.wrapped);
+      });
+    if (!isSame) throw masterReplaced();
   }
 
   async describe() {
@@ -403,6 +462,8 @@ export class KeyRing {
 
   async #beginRotation(): Promise<void> {
     const version = this.#newest + 1;
+    const newest = (await this.#store.read(readMasters)).at(-1);
+    await this.#requireOwnProvider(newest);
     const master = generateKey(this.#random);
     try {
       const wrapped = await this.#provider.wrap(master, this.#context(version)).catch((error) => {
@@ -410,6 +471,10 @@ export class KeyRing {
       });
       await this.#store.write(async (queries) => {
         await lockVault(this.#store.kind, queries);
+        const same = (await readMasters(queries)).find((row) => row.version === newest?.version);
+        if (newest !== undefined && same && !equalBytes(same.wrapped, newest.wrapped)) {
+          throw masterReplaced();
+        }
         await queries
           .insertInto('master_key')
           .values({ version, state: 'next', ...columnsOf(wrapped), created_at_ms: this.#now() })
@@ -423,6 +488,25 @@ export class KeyRing {
     }
     await this.refresh();
     await this.#onStep('begun');
+  }
+
+  /**
+   * A new master that the old provider wraps would undo a move: whoever starts with the new one could not
+   * open it. @throws ServiceError `conflict`, `unavailable`
+   */
+  async #requireOwnProvider(newest: MasterKeyTable | undefined): Promise<void> {
+    if (newest === undefined) return;
+    try {
+      (await this.#provider.unwrap(wrappedOf(newest), this.#context(newest.version))).wipe();
+    } catch (error) {
+      if (!(error instanceof KeyProviderError)) throw error;
+      if (error.reason !== 'wrong_key') throw providerAway(error);
+      this.#isMoved = true;
+      throw new ServiceError('conflict', {
+        detail: 'The master key was given to another key provider: start this agent with it',
+        cause: error,
+      });
+    }
   }
 
   async #finishRotation(): Promise<number> {
@@ -534,14 +618,15 @@ export class KeyRing {
   }
 
   async #refreshMasters(): Promise<void> {
-    const rows = await this.#store.read((queries) =>
-      queries.selectFrom('master_key').selectAll().orderBy('version').execute(),
-    );
+    const rows = await this.#store.read(readMasters);
     for (const row of rows) {
       if (this.#masters.has(row.version)) continue;
       const key = await this.#unwrapMaster(row);
       if (this.#isClosed || this.#masters.has(row.version)) key.wipe();
-      else this.#masters.set(row.version, { key, createdAtMs: row.created_at_ms });
+      else {
+        const guard = guardOf(row);
+        this.#masters.set(row.version, { key, createdAtMs: row.created_at_ms, guard });
+      }
     }
     for (const [version, { key }] of this.#masters) {
       if (rows.some((row) => row.version === version)) continue;
@@ -554,15 +639,7 @@ export class KeyRing {
 
   async #unwrapMaster(row: MasterKeyTable): Promise<SecretKey> {
     try {
-      return await this.#provider.unwrap(
-        {
-          provider: row.provider as WrappedKey['provider'],
-          keyId: row.key_id,
-          version: row.provider_version,
-          bytes: row.wrapped,
-        },
-        this.#context(row.version),
-      );
+      return await this.#provider.unwrap(wrappedOf(row), this.#context(row.version));
     } catch (error) {
       if (!(error instanceof KeyProviderError) || this.#masters.size === 0) throw error;
       throw providerAway(error);
@@ -576,6 +653,30 @@ export class KeyRing {
 
 function placeOf(id: string, version: number) {
   return { purpose: id === systemId ? 'system' : 'namespace', id, version };
+}
+
+function readMasters(queries: Queries<AgentSchema>): Promise<MasterKeyTable[]> {
+  return queries.selectFrom('master_key').selectAll().orderBy('version').execute();
+}
+
+function masterReplaced(): ServiceError {
+  return new ServiceError('conflict', {
+    detail: 'The master key was replaced or moved meanwhile: ask again',
+  });
+}
+
+const equalBytes = (one: Uint8Array, other: Uint8Array) => Buffer.compare(one, other) === 0;
+
+const guardOf = ({ provider, key_id: keyId }: Pick<MasterKeyTable, 'provider' | 'key_id'>) =>
+  `${provider} ${keyId}`;
+
+function wrappedOf(row: MasterKeyTable): WrappedKey {
+  return {
+    provider: row.provider as WrappedKey['provider'],
+    keyId: row.key_id,
+    version: row.provider_version,
+    bytes: row.wrapped,
+  };
 }
 
 function columnsOf(wrapped: WrappedKey) {
