@@ -14,6 +14,7 @@ import { parseRecipient } from '@keystead/envelope/sealed-stream';
 import { isMap, isScalar, LineCounter, type Node, type ParsedNode, parseDocument } from 'yaml';
 import { z } from 'zod';
 import { tokenAlgorithms } from './access/token-algorithms.ts';
+import { authorForm } from './backup/backup-author.ts';
 import { problemOfCron } from './backup/backup-schedule.ts';
 
 const duration = z
@@ -309,6 +310,8 @@ const backup = z
       .max(10)
       .default([]),
     passphrase: secretSource.optional(),
+    /** `keystead-author-…`: whose backups are restored besides this vault's own. */
+    authors: z.array(z.string().regex(authorForm, 'must be keystead-author-…')).max(20).default([]),
     destinations: z
       .array(
         z.discriminatedUnion('type', [

@@ -296,6 +296,17 @@ test('nobody gives away more than they have', async () => {
     body: { permissions: [{ actions: ['*'] }] },
   });
   expect(put).toMatchObject({ status: 403 });
+  // Roles and keys of a backup are given away by whoever restores them.
+  const operator = await agent.keyFor(['operator']);
+  const restore = (contents: string[], by: string) =>
+    agent.send('POST', `/v1/backups/bkp_${'0'.repeat(26)}/restore`, {
+      key: by,
+      body: { contents },
+    });
+  expect(await restore(['secrets'], operator)).not.toMatchObject({ status: 403 });
+  expect(await restore(['secrets', 'access'], operator)).toMatchObject({ status: 403 });
+  const admin = await agent.keyFor(['admin']);
+  expect(await restore(['access'], admin)).not.toMatchObject({ status: 403 });
 });
 
 test('of one subject no more tokens are in use than the configuration allows', async () => {

@@ -94,6 +94,7 @@ export class AgentBackups {
     this.backups = new Backups({
       ...parts,
       runner: this.runner,
+      authors: backup.authors,
       onForced: (caller) => this.onForced(caller),
     });
   }

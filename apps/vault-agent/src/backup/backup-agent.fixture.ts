@@ -31,6 +31,7 @@ export interface TestAgentOptions {
   recipients?: StreamRecipient[];
   now?: () => number;
   clock?: Pick<TrustedClock, 'nowMs' | 'doubt'>;
+  authors?: string[];
   holder?: string;
   onStep?: (step: BackupStep | RestoreStep) => void | Promise<void>;
 }
@@ -124,6 +125,7 @@ export async function openBackupAgent(
     folder: spool,
     report: (report) => reports.push(report),
     onForced: (who) => forced.push(who),
+    authors: options.authors ?? [],
     onError: (error) => errors.push(error),
     now,
     leaseTtlMs: 1_000,

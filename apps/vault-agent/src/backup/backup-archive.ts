@@ -53,6 +53,8 @@ export const backupHeader = z.strictObject({
   createdAtMs: time,
   agentVersion: z.string().max(64),
   contents: z.array(z.enum(backupContents)).max(backupContents.length),
+  /** Whose signature the manifest has: bound to the wrapped key, so that the key provider vouches for it. */
+  author: z.string().max(100).optional(),
   /** The backup's key, for the vault's own key provider; null where only other recipients open it. */
   wrappedKey: z
     .strictObject({

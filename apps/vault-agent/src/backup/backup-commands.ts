@@ -123,15 +123,27 @@ export function addBackupCommands(program: Command, withBackups: WithBackups): v
     .option('--record <patterns>', 'ids of records, likewise', list)
     .option('--existing <what>', 'fail, skip or replace', 'fail')
     .option('--force', 'also over what is newer than the backup', false)
+    .option('--accept-unknown-author', 'also what nobody has signed who is known here', false)
     .option('--dry-run', 'say what it would do', false)
     .action(async (id, options) => {
-      const { contents, namespace, secret, record, existing, full, force, dryRun } = options;
+      const {
+        contents,
+        namespace,
+        secret,
+        record,
+        existing,
+        full,
+        force,
+        dryRun,
+        acceptUnknownAuthor,
+      } = options;
       const order = restoreBackup.body.safeParse({
         mode: full ? 'full' : 'selected',
         ...(contents === undefined ? {} : { contents }),
         existing,
         force,
         dryRun,
+        acceptUnknownAuthor,
         ...(namespace === undefined ? {} : { namespaces: namespace }),
         ...(secret === undefined ? {} : { secrets: secret }),
         ...(record === undefined ? {} : { records: record }),
@@ -157,6 +169,13 @@ export function addBackupCommands(program: Command, withBackups: WithBackups): v
       );
       process.stdout.write(`${id} is deleted\n`);
     });
+
+  configured('author', 'Say whose signature the backups of this vault have: for a safe').action(
+    async ({ config, json }) => {
+      const key = await withBackups(config, async ({ backup: parts }) => parts.backups.authorKey);
+      process.stdout.write(json ? `${JSON.stringify({ author: key })}\n` : `${key}\n`);
+    },
+  );
 
   backup
     .command('new-recipient')
@@ -211,6 +230,13 @@ async function ended(parts: AgentBackups, begun: BackupRun): Promise<BackupRun> 
   }
 }
 
+function shown(value: NonNullable<BackupRun['result']>[keyof NonNullable<BackupRun['result']>]) {
+  if (Array.isArray(value)) return value.join(', ');
+  if (typeof value !== 'object' || value === null) return String(value);
+  const { key, knownBy } = value;
+  return `${key ?? 'unsigned'} (${knownBy === null ? 'not known here' : `known by ${knownBy}`})`;
+}
+
 function tell(run: BackupRun, json: boolean): void {
   if (run.state !== 'succeeded') process.exitCode = 1;
   if (json) {
@@ -220,7 +246,7 @@ function tell(run: BackupRun, json: boolean): void {
   const { kind, state, backupId, problem, result } = run;
   const facts = Object.entries(result ?? {})
     .filter(([, value]) => !Array.isArray(value) || value.length > 0)
-    .map(([name, value]) => `  ${name}: ${Array.isArray(value) ? value.join(', ') : value}`);
+    .map(([name, value]) => `  ${name}: ${shown(value)}`);
   process.stdout.write(
     [
       `${kind} ${backupId ?? ''}: ${state}`,

@@ -1,9 +1,11 @@
 /**
  * What lies beside a backup and says what it is without opening it: written last, so that a backup
- * without one is none. Nobody needs a key to check the checksum; nothing here is trusted when restoring.
+ * without one is none. Nobody needs a key to check the checksum; of what it says, a restore believes what
+ * a known author has signed.
  */
 import { type Backup, backupContents } from '@keystead/contracts/agent-api/backup';
 import { z } from 'zod';
+import { authorOf } from './backup-author.ts';
 
 const count = z.number().int().min(0);
 
@@ -20,6 +22,8 @@ export const backupManifest = z.strictObject({
   bytes: count,
   /** Of the backup's file. */
   sha256: z.string().regex(/^[0-9a-f]{64}$/),
+  /** Who made it; backups of before say nothing of that. */
+  author: z.strictObject({ key: z.string().max(100), signature: z.base64().max(200) }).optional(),
 });
 export type BackupManifest = z.output<typeof backupManifest>;
 
@@ -53,6 +57,6 @@ export function parseManifest(text: string, fileName: string): BackupManifest | 
 }
 
 export function backupOf(manifest: BackupManifest, destinations: readonly string[]): Backup {
-  const { format: _format, ...facts } = manifest;
-  return { ...facts, destinations: [...destinations] };
+  const { format: _format, author: _author, ...facts } = manifest;
+  return { ...facts, author: authorOf(manifest) ?? null, destinations: [...destinations] };
 }

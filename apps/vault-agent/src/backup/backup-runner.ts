@@ -21,6 +21,7 @@ import { type Lease, LeaseLost, type Leases } from '../leases/leases.ts';
 import type { Vault } from '../store/vault.ts';
 import type { BackupReport } from '../upward/upward.ts';
 import { writeBackup } from './backup-archive.ts';
+import { BackupAuthor } from './backup-author.ts';
 import { type Asked, type BackupJournal, problemOf, type RunRow } from './backup-journal.ts';
 import { backupLimits as limits } from './backup-limits.ts';
 import {
@@ -319,13 +320,16 @@ export class BackupRunner {
     const { vault, provider, settings, files, folder, agentVersion, now } = this.#options;
     const { vaultId } = vault.store;
     using key = generateKey();
-    const wrapped = await provider.wrap(key, backupKeyContext(vaultId, backupId));
+    const author = BackupAuthor.of(vault.keys);
+    const context = backupKeyContext(vaultId, backupId, author.publicKey);
+    const wrapped = await provider.wrap(key, context);
     const header = {
       id: backupId,
       vaultId,
       createdAtMs: now(),
       agentVersion,
       contents: [...contents],
+      author: author.publicKey,
       wrappedKey: {
         provider: wrapped.provider,
         keyId: wrapped.keyId,
@@ -352,7 +356,7 @@ export class BackupRunner {
       );
       return { written: whole, summary: parts.summary };
     });
-    const manifest: BackupManifest = {
+    const manifest = author.sign({
       format: 1,
       id: backupId,
       vaultId,
@@ -363,7 +367,7 @@ export class BackupRunner {
       secrets: summary.secrets,
       versions: summary.versions,
       ...written,
-    };
+    });
     const manifestFile = join(folder, `backup-${backupId}.json`);
     await writeFile(manifestFile, `${JSON.stringify(manifest, null, 2)}\n`, { mode: 0o600 });
     return { manifest, file, manifestFile };
@@ -477,8 +481,14 @@ export class BackupRunner {
   }
 }
 
-export function backupKeyContext(vaultId: string, backupId: string): Record<string, string> {
-  return { vault: vaultId, purpose: 'backup', backup: backupId };
+/** @param author undefined for backups that were made before they had one */
+export function backupKeyContext(
+  vaultId: string,
+  backupId: string,
+  author: string | undefined,
+): Record<string, string> {
+  const context = { vault: vaultId, purpose: 'backup', backup: backupId };
+  return author === undefined ? context : { ...context, author };
 }
 
 export function destinationKind(label: string | undefined): BackupReport['destination'] {

@@ -1,6 +1,6 @@
 import * as contract from '@keystead/contracts/agent-api/backup';
 import { type AgentHandler, handler } from '../http/handler.ts';
-import type { Backups } from './backups.ts';
+import { type Backups, neededToRestore } from './backups.ts';
 
 const about = ({ params }: { params: { id: string } }) => ({ other: `backup:${params.id}` });
 
@@ -27,6 +27,7 @@ export function backupHandlers(backups: Backups): AgentHandler[] {
     }),
     handler(contract.restoreBackup, {
       resource: about,
+      also: ({ body }) => neededToRestore(body.contents),
       run: (caller, { params, body }) => backups.restore(caller, params.id, body),
     }),
     handler(contract.drillBackup, {

@@ -3,6 +3,7 @@ import { hostname, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { BackupContent } from '@keystead/contracts/agent-api/backup';
 import { rotationPolicy } from '@keystead/contracts/agent-api/rotation';
+import { generateKey } from '@keystead/envelope/keys';
 import { formatIdentity, generateRecipient } from '@keystead/envelope/sealed-stream';
 import { afterAll, afterEach, beforeEach, expect, test } from 'vitest';
 import { type ClockTables, clockMigrations } from '../clock/clock-tables.ts';
@@ -31,6 +32,7 @@ import {
   value,
 } from './backup-agent.fixture.ts';
 import { type BackupSummary, type Section, writeBackup } from './backup-archive.ts';
+import { BackupAuthor } from './backup-author.ts';
 import { type Performer, thisRun } from './backup-journal.ts';
 import { BackupSections } from './backup-sections.ts';
 import { contentRootOf } from './backups.ts';
@@ -363,6 +365,7 @@ test('recipients open a backup without the key provider, and nobody else does', 
     ],
   });
   const id = await makeBackup(agent);
+  const key = agent.backups.authorKey;
   await agent.close();
   agents.splice(0);
   // Store and key file are lost.
@@ -381,11 +384,22 @@ test('recipients open a backup without the key provider, and nobody else does', 
   expect(await attempt({ identity: formatIdentity(pair.privateKey) })).toMatchObject({
     state: 'succeeded',
   });
-  const restored = await restoreFrom(stranger, id, {
-    mode: 'full',
-    openedBy: { passphrase: 'correct horse battery' },
+  // Whoever has the recipient's key could have made it: it says who did, and that one is not known here.
+  const author = { key, knownBy: null };
+  const order = { mode: 'full', openedBy: { passphrase: 'correct horse battery' } } as const;
+  const refused = await restoreFrom(stranger, id, order);
+  expect(refused).toMatchObject({ state: 'failed', problem: { code: 'unprocessable' } });
+  expect(refused.problem?.message).toContain(author.key);
+  expect(await value(stranger, 'other', 'token')).toBe('not_found');
+  const restored = await restoreFrom(stranger, id, { ...order, acceptUnknownAuthor: true });
+  expect(restored).toMatchObject({ state: 'succeeded', result: { author } });
+  expect(stranger.forced).toHaveLength(1);
+  const knowing = await open({ authors: [author.key] }, freshPlace());
+  expect(await restoreFrom(knowing, id, order)).toMatchObject({
+    state: 'succeeded',
+    result: { author: { ...author, knownBy: 'configuration' } },
   });
-  expect(restored.state).toBe('succeeded');
+  expect(knowing.forced).toHaveLength(0);
   expect(await value(stranger, 'other', 'token')).toBe('token-canary');
 });
 
@@ -746,7 +760,12 @@ test('what is in a backup is not believed where it is not what the backup says',
   for (const run of [
     await agent.backups.verify(caller, id, { waitSeconds: 10, openedBy }),
     await agent.backups.drill(caller, id, { waitSeconds: 10, openedBy }),
-    await restoreFrom(agent, id, { existing: 'replace', force: true, openedBy }),
+    await restoreFrom(agent, id, {
+      existing: 'replace',
+      force: true,
+      acceptUnknownAuthor: true,
+      openedBy,
+    }),
   ]) {
     expect(run).toMatchObject({ state: 'failed', problem: { code: 'corrupt' } });
     expect(run.problem?.message).toContain('something else than it says');
@@ -776,11 +795,94 @@ test('a backup of before rotations were in them is restored, and rotation goes o
   }
   await put(agent, 'late', 'secret', 'not in it');
   await rotations.set('late', 'secret', everyDay);
-  const restored = await restoreFrom(agent, id, { mode: 'full', force: true, openedBy });
+  const restored = await restoreFrom(agent, id, {
+    mode: 'full',
+    force: true,
+    acceptUnknownAuthor: true,
+    openedBy,
+  });
   expect(restored).toMatchObject({ state: 'succeeded', result: { rotations: 0 } });
   expect(await rotations.get('app', 'api')).toMatchObject({ policy: everyDay });
   expect(await orphans()).toEqual([]);
 });
+
+test('a backup that somebody made up who knows a recipient is not taken for one of this vault', async () => {
+  const agent = await filled();
+  const real = await makeBackup(agent);
+  expect(await agent.backups.get(real)).toMatchObject({ author: agent.backups.authorKey });
+  expect(await restoreFrom(agent, real, { existing: 'replace' })).toMatchObject({
+    result: { author: { key: agent.backups.authorKey, knownBy: 'vault' } },
+  });
+  const forged = await putMadeUp(agent, {
+    contents: ['secrets'],
+    sections: (made) => made.sections(),
+    summary: (made) => made.summary,
+  });
+  const attempt = () =>
+    restoreFrom(agent, forged.id, { existing: 'replace', force: true, openedBy: forged.openedBy });
+  const refused = await attempt();
+  expect(refused).toMatchObject({ state: 'failed', problem: { code: 'unprocessable' } });
+  expect(refused.problem?.message).toContain('says not who made it');
+
+  // Signed by the forger, and with a signature of the vault's that is of another backup.
+  const manifestFile = (id: string) =>
+    join(folder, 'destination', `keystead-${agent.vault.store.vaultId}-${id}.json`);
+  const manifest = JSON.parse(readFileSync(manifestFile(forged.id), 'utf8'));
+  const forger = new BackupAuthor(generateKey());
+  writeFileSync(manifestFile(forged.id), JSON.stringify(forger.sign(manifest)));
+  expect((await attempt()).problem?.message).toContain(forger.publicKey);
+  const { author } = JSON.parse(readFileSync(manifestFile(real), 'utf8'));
+  writeFileSync(manifestFile(forged.id), JSON.stringify({ ...manifest, author }));
+  expect(await attempt()).toMatchObject({ problem: { code: 'corrupt' } });
+  expect((await agent.backups.get(forged.id)).author).toBeNull();
+
+  // Another vault with the same key provider knows the author by that; without the signature, nobody.
+  const rescued = await open({}, { ...freshPlace(), keyFile: place.keyFile });
+  expect(await restoreFrom(rescued, real, { mode: 'full' })).toMatchObject({
+    state: 'succeeded',
+    result: { author: { key: author.key, knownBy: 'key-provider' } },
+  });
+  const { author: _author, ...unsigned } = JSON.parse(readFileSync(manifestFile(real), 'utf8'));
+  writeFileSync(manifestFile(real), JSON.stringify(unsigned));
+  expect(await restoreFrom(agent, real, { existing: 'replace' })).toMatchObject({
+    problem: { code: 'unprocessable' },
+  });
+});
+
+test.each([
+  ['permissions', { permissions: '[{"actions":["secret.fly"]}]' }, 'permissions.0.actions.0'],
+  ['a name that is built in', { name: 'admin' }, 'name is the name of a built-in role'],
+])(
+  'roles with %s that the API would not take are refused, and it is said where',
+  async (_name, wrong, told) => {
+    const agent = await filled();
+    const good = {
+      name: 'mine',
+      description: '',
+      permissions: '[{"actions":["secret.read"],"namespaces":["app"],"secrets":["*"]}]',
+      revision: 1,
+      created_at_ms: 1,
+      updated_at_ms: 2,
+    };
+    const store = agent.vault.store.as<import('./backup-tables.ts').BackupSchema>();
+    await store.write((queries) =>
+      queries
+        .insertInto('access_role')
+        .values({ ...good, ...wrong })
+        .execute(),
+    );
+    const id = await makeBackup(agent);
+    await store.write((queries) => queries.deleteFrom('access_role').execute());
+    for (const run of [
+      await restoreFrom(agent, id, { contents: ['access'] }),
+      await agent.backups.verify(caller, id, { waitSeconds: 10 }),
+    ]) {
+      expect(run).toMatchObject({ state: 'failed', problem: { code: 'corrupt' } });
+      expect(run.problem?.message).toContain(`the access of the backup, line 1: ${told}`);
+    }
+    expect(await store.db.selectFrom('access_role').selectAll().execute()).toEqual([]);
+  },
+);
 
 // Rotation
 

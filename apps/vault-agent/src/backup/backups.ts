@@ -26,7 +26,7 @@ import { parseIdentity, type StreamIdentity } from '@keystead/envelope/sealed-st
 import { migrateVault, type VaultSchema } from '@keystead/vault-store/schema';
 import { accessMigrations } from '../access/access-tables.ts';
 import type { Caller } from '../access/caller.ts';
-import type { Door } from '../access/door.ts';
+import type { AlsoNeeded, Door } from '../access/door.ts';
 import { leaseMigrations } from '../leases/lease-tables.ts';
 import { decodeRows } from '../namespaces/archive-rows.ts';
 import { identityText } from '../namespaces/namespace-change.ts';
@@ -36,6 +36,7 @@ import { Vault } from '../store/vault.ts';
 import type { BackupReport } from '../upward/upward.ts';
 import { readAccess } from './backup-access.ts';
 import { type BackupHeader, BackupReader, type BackupSummary } from './backup-archive.ts';
+import { authorOf, BackupAuthor } from './backup-author.ts';
 import {
   type Asked,
   type BackupJournal,
@@ -46,7 +47,7 @@ import {
   thisRun,
 } from './backup-journal.ts';
 import { backupLimits as limits } from './backup-limits.ts';
-import { backupOf } from './backup-manifest.ts';
+import { type BackupManifest, backupOf } from './backup-manifest.ts';
 import { readRecords } from './backup-records.ts';
 import { type RestoreStep, restore } from './backup-restore.ts';
 import { readRotations } from './backup-rotations.ts';
@@ -66,7 +67,9 @@ export interface BackupsOptions {
   /** Where sealed files lie while they are read, and what is restored beside the agent's own files. */
   folder: string;
   report: (report: BackupReport) => void;
-  /** Something newer than a backup was overwritten by it. */
+  /** Whose backups are taken besides this vault's own: `keystead-author-…`. */
+  authors?: readonly string[];
+  /** Something newer than a backup was overwritten by it, or something of an unknown author was taken. */
   onForced?: (caller: Caller) => void;
   onError?: (error: unknown) => void;
   now: () => number;
@@ -89,6 +92,20 @@ interface Choice {
   waitSeconds: number;
 }
 
+type KnownAuthor = NonNullable<RunResult['author']>;
+
+type Work = (
+  reader: BackupReader,
+  identities: readonly StreamIdentity[],
+  signal: AbortSignal,
+  author: KnownAuthor,
+) => Promise<Omit<RunResult, 'bytes' | 'durationMs' | 'author'>>;
+
+/** Whoever restores roles and keys says who may do what. */
+export function neededToRestore(contents: readonly string[]): AlsoNeeded[] {
+  return contents.includes('access') ? [{ action: 'access.manage', resource: {} }] : [];
+}
+
 /** What a drill can put back; files are read and no more. */
 const drilled: ReadonlySet<BackupContent> = new Set(['secrets', 'records', 'access']);
 const scratchMigrations = [...accessMigrations, ...leaseMigrations, ...rotationMigrations];
@@ -98,8 +115,9 @@ export class Backups {
   readonly #options: BackupsOptions;
   readonly #stored: StoredBackups;
   readonly #stopping = new AbortController();
-  /** Of this agent, by run. Bounded by what one may ask for at a time. */
+  /** Of this agent, by run. */
   readonly #underWay = new Map<string, Promise<void>>();
+  #begun = 0;
   #abandoned: NodeJS.Timeout | undefined;
 
   constructor(options: BackupsOptions) {
@@ -220,40 +238,48 @@ export class Backups {
   restore(caller: Caller, id: string, order: RestoreOrder): Promise<BackupRun> {
     const { vault, leases, folder, now, onForced, onStep } = this.#options;
     const ttlMs = this.#options.leaseTtlMs ?? limits.leaseTtlMs;
-    return this.#begin(caller, 'restore', id, order, async (reader, identities) => {
-      const held = await leases.hold(restoreLease, ttlMs, () =>
-        restore({
-          vault,
-          reader,
-          identities,
-          caller,
-          choices: order,
-          folder,
-          now,
-          ...(onStep === undefined ? {} : { onStep }),
-        }),
-      );
-      if (held === undefined) {
-        throw new ServiceError('conflict', { detail: 'Another restore is under way' });
-      }
-      const { counts, summary, files, records, rotations, removedNamespaces, wasForced } =
-        held.result;
-      if (wasForced) onForced?.(caller);
-      return {
-        namespaces: counts.namespaces,
-        secrets: counts.created + counts.replaced,
-        versions: counts.versions,
-        created: counts.created,
-        replaced: counts.replaced,
-        skipped: counts.skipped,
-        removedNamespaces,
-        records,
-        rotations,
-        dryRun: order.dryRun,
-        files,
-        ...rootOf(summary.contentRoot),
-      };
-    });
+    return this.#begin(
+      caller,
+      'restore',
+      id,
+      order,
+      async (reader, identities, _signal, author) => {
+        const isUnknown = author.knownBy === null;
+        if (isUnknown && !order.acceptUnknownAuthor) throw unknownAuthor(author);
+        const held = await leases.hold(restoreLease, ttlMs, () =>
+          restore({
+            vault,
+            reader,
+            identities,
+            caller,
+            choices: order,
+            folder,
+            now,
+            ...(onStep === undefined ? {} : { onStep }),
+          }),
+        );
+        if (held === undefined) {
+          throw new ServiceError('conflict', { detail: 'Another restore is under way' });
+        }
+        const { counts, summary, files, records, rotations, removedNamespaces, wasForced } =
+          held.result;
+        if (wasForced || (isUnknown && !order.dryRun)) onForced?.(caller);
+        return {
+          namespaces: counts.namespaces,
+          secrets: counts.created + counts.replaced,
+          versions: counts.versions,
+          created: counts.created,
+          replaced: counts.replaced,
+          skipped: counts.skipped,
+          removedNamespaces,
+          records,
+          rotations,
+          dryRun: order.dryRun,
+          files,
+          ...rootOf(summary.contentRoot),
+        };
+      },
+    );
   }
 
   /** Restores into a vault that is made for it and dropped again. @throws ServiceError `not_found` */
@@ -313,29 +339,39 @@ export class Backups {
     caller: Caller,
     kind: 'verify' | 'restore' | 'drill',
     id: string,
-    choice: Choice,
-    work: (
-      reader: BackupReader,
-      identities: readonly StreamIdentity[],
-      signal: AbortSignal,
-    ) => Promise<Omit<RunResult, 'bytes' | 'durationMs'>>,
+    choice: Choice & { contents?: readonly string[] },
+    work: Work,
   ): Promise<BackupRun> {
     const { journal, onError } = this.#options;
     if (choice.destination !== undefined) this.#requireLabel(choice.destination);
     const stored = await this.#stored.find(id, this.#deadline()).catch(away);
     const chosen = this.#from(stored, choice.destination);
-    const row = await journal.add({
+    if (this.#begun >= limits.runsAtOnce) {
+      throw new ServiceError('rate_limited', {
+        detail: `${limits.runsAtOnce} restores, drills and verifications are under way`,
+        retryAfterSeconds: 10,
+      });
+    }
+    this.#begun += 1;
+    const added = journal.add({
       kind,
       state: 'running',
       requestedBy: identityText(caller.identity),
       asked: { by: thisRun },
       backupId: id,
     });
-    const going = this.#carryOut(caller, row, chosen, choice.openedBy, work).catch((error) =>
+    const row = await added.catch((error: unknown) => {
+      this.#begun -= 1;
+      throw error;
+    });
+    const going = this.#carryOut(caller, row, chosen, choice, work).catch((error) =>
       onError?.(error),
     );
     this.#underWay.set(row.id, going);
-    void going.finally(() => this.#underWay.delete(row.id));
+    void going.finally(() => {
+      this.#begun -= 1;
+      this.#underWay.delete(row.id);
+    });
     return this.#waitFor(row.id, choice.waitSeconds, going);
   }
 
@@ -343,12 +379,8 @@ export class Backups {
     caller: Caller,
     row: RunRow,
     stored: StoredBackup,
-    openedBy: OpenedBy,
-    work: (
-      reader: BackupReader,
-      identities: readonly StreamIdentity[],
-      signal: AbortSignal,
-    ) => Promise<Omit<RunResult, 'bytes' | 'durationMs'>>,
+    { openedBy, contents = [] }: Choice & { contents?: readonly string[] },
+    work: Work,
   ): Promise<void> {
     const { journal, door, now, report, onError } = this.#options;
     const kind = row.kind as 'verify' | 'restore' | 'drill';
@@ -363,6 +395,8 @@ export class Backups {
       operation: `backup.${kind}`,
       resource: { other: `backup:${stored.manifest.id}` },
       effect: 'write' as const,
+      // Policies were asked where the request came in.
+      also: neededToRestore(contents).map((needed) => ({ ...needed, by: 'roles' as const })),
     };
     const told = {
       kind,
@@ -378,7 +412,9 @@ export class Backups {
           if (header.id !== stored.manifest.id) {
             throw new Corrupt('header', 'the backup is another than its manifest says');
           }
-          return work(reader, await this.#identities(header, openedBy), signal);
+          const identities = await this.#identities(header, openedBy);
+          const author = this.#authorOf(stored.manifest, header, openedBy);
+          return { ...(await work(reader, identities, signal, author)), author };
         }),
       );
       const durationMs = now() - startedAtMs;
@@ -399,6 +435,32 @@ export class Backups {
       });
       report({ ...told, outcome: 'gave-up', secrets: 0, durationMs: now() - startedAtMs });
     }
+  }
+
+  /**
+   * Whose signature the manifest has, and why it is believed: the file was compared with the manifest
+   * before. Backups of before have none; where the key provider opens one, it was sealed by it.
+   * @throws Corrupt where it is not what was signed
+   */
+  #authorOf(manifest: BackupManifest, header: BackupHeader, openedBy: OpenedBy): KnownAuthor {
+    const key = authorOf(manifest) ?? null;
+    if (manifest.author !== undefined && key === null) {
+      throw new Corrupt('header', 'the manifest of the backup is not what its author signed');
+    }
+    const isOpenedByProvider = openedBy === undefined;
+    if (key !== null && key === this.authorKey) return { key, knownBy: 'vault' };
+    if (key !== null && this.#options.authors?.includes(key)) {
+      return { key, knownBy: 'configuration' };
+    }
+    if (isOpenedByProvider && (header.author ?? null) === key) {
+      return { key, knownBy: 'key-provider' };
+    }
+    return { key, knownBy: null };
+  }
+
+  /** Signs the backups of this vault. */
+  get authorKey(): string {
+    return BackupAuthor.of(this.#options.vault.keys).publicKey;
   }
 
   /** @throws KeyProviderError where the provider does not open it and nothing else was given */
@@ -428,7 +490,7 @@ export class Backups {
         version,
         bytes: Buffer.from(bytes, 'base64'),
       },
-      backupKeyContext(header.vaultId, header.id),
+      backupKeyContext(header.vaultId, header.id, header.author),
     );
     return [{ kind: 'key', key }];
   }
@@ -467,6 +529,13 @@ export class Backups {
   #deadline(): AbortSignal {
     return AbortSignal.any([this.#stopping.signal, AbortSignal.timeout(limits.idleTimeoutMs)]);
   }
+}
+
+function unknownAuthor({ key }: KnownAuthor): ServiceError {
+  const who = key === null ? 'says not who made it' : `was made by ${key}, who is not known here`;
+  return new ServiceError('unprocessable', {
+    detail: `The backup ${who}: whoever knows a recipient could have made it up. Name its author under backup.authors, or accept an unknown one`,
+  });
 }
 
 /** What a destination that does not answer is to whoever asked. */

@@ -40,6 +40,8 @@ export const backup = z.object({
   /** Of the sealed file. */
   bytes: z.number().int(),
   sha256: z.string(),
+  /** The key that signed it, `keystead-author-…`; null where none did. */
+  author: z.string().nullable(),
   /** Where it is kept, as the configuration's destinations are shown. */
   destinations: z.array(z.string()),
 });
@@ -85,6 +87,16 @@ export const backupRun = z.object({
       /** SHA-256 over all that comes from the store, as the backup says and as it was found. */
       contentRoot: z.string().optional(),
       foundRoot: z.string().optional(),
+      /**
+       * The key that signed it, and by what that is known here: as this vault's own, as one that the
+       * configuration names, or because the key provider vouches for it.
+       */
+      author: z
+        .object({
+          key: z.string().nullable(),
+          knownBy: z.enum(['vault', 'configuration', 'key-provider']).nullable(),
+        })
+        .optional(),
       /** Destinations that have it. */
       destinations: z.array(z.string()).optional(),
       durationMs: z.number().int(),
@@ -186,6 +198,8 @@ export const restoreBackup = agentOperation('backups.restore', {
       existing: z.enum(['fail', 'skip', 'replace']).default('fail'),
       /** Also where that overwrites what is newer than the backup. */
       force: z.boolean().default(false),
+      /** Also what is signed by nobody who is known here. */
+      acceptUnknownAuthor: z.boolean().default(false),
       dryRun: z.boolean().default(false),
       waitSeconds,
     })
