@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { nextStep, type Progress, type RolloutFacts } from './next-step.ts';
+import { nextStep, type Progress, type RolloutFacts, stillForgiven } from './next-step.ts';
 
 const rollout = (changes: Partial<RolloutFacts> = {}): RolloutFacts => ({
   stage: 0,
@@ -54,6 +54,14 @@ test('what was forgiven does not halt it again, what comes on top does', () => {
   expect(nextStep(rollout({ forgiven }), progress({ rejected: 1 }), 0)).toEqual({ do: 'nothing' });
   expect(nextStep(rollout({ forgiven }), progress({ rejected: 2 }), 0)).toMatchObject({
     do: 'halt',
+  });
+});
+
+test('what went away is no longer forgiven: the next one counts', () => {
+  const none = { ...rollout().forgiven };
+  expect(stillForgiven({ ...none, rejected: 1, errors: 3 }, { ...none, errors: 9 })).toEqual({
+    ...none,
+    errors: 3,
   });
 });
 

@@ -37,6 +37,18 @@ export type RolloutStep =
   | { do: 'pause' }
   | { do: 'complete' };
 
+/**
+ * What is still forgiven: of what went away meanwhile, because an agent was mended or removed, nothing is
+ * kept in store for the next one.
+ */
+export function stillForgiven(forgiven: Troubles, counted: Troubles): Troubles {
+  const still = { ...forgiven };
+  for (const kind of Object.keys(forgiven) as (keyof Troubles)[]) {
+    still[kind] = Math.min(forgiven[kind], counted[kind]);
+  }
+  return still;
+}
+
 export function nextStep(rollout: RolloutFacts, progress: Progress, nowMs: number): RolloutStep {
   const { halt, forgiven, stages, stage } = rollout;
   if (progress.rejected - forgiven.rejected >= halt.rejectedAgents) {

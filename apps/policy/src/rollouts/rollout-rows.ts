@@ -87,7 +87,10 @@ const none: StateCounts = {
   newlyDenied: 0,
 };
 
-/** How far the agents of the vaults are that each rollout has reached. */
+/**
+ * How far the agents of the vaults are that each rollout has reached. A vault that was assigned a later
+ * number since is that number's, and nobody waits for it here.
+ */
 export async function countAgents(
   transaction: Transaction,
   rollouts: readonly Pick<RolloutRow, 'organizationId' | 'id'>[],
@@ -102,11 +105,13 @@ export async function countAgents(
       count(*) filter (where s.state = 'drifted')::int as drifted,
       count(*) filter (where s.state not in ('active', 'rejected')
         and l.status in ('online', 'late'))::int as waiting,
-      coalesce(sum(s.errors), 0)::float8 as errors,
-      coalesce(sum(s.newly_denied), 0)::float8 as "newlyDenied"
+      least(coalesce(sum(s.errors), 0), ${Number.MAX_SAFE_INTEGER})::float8 as errors,
+      least(coalesce(sum(s.newly_denied), 0), ${Number.MAX_SAFE_INTEGER})::float8 as "newlyDenied"
     from policy.rollout r
     join policy.rollout_vault v
       on v.organization_id = r.organization_id and v.rollout_id = r.id and v.stage <= r.stage
+    join policy.policy_set_assignment p
+      on p.organization_id = v.organization_id and p.vault_id = v.vault_id and p.version = r.number
     join registry.agent a
       on a.organization_id = r.organization_id and a.vault_id = v.vault_id
       and a.deleted_at is null and a.revoked_at is null

@@ -6,7 +6,7 @@ import { Database, type Transaction } from '@keystead/database/database';
 import { enqueueMany } from '@keystead/database/outbox';
 import { Bus } from '@keystead/messaging/bus';
 import { Inject, Injectable } from '@nestjs/common';
-import { type HaltReason, nextStep } from './next-step.ts';
+import { type HaltReason, nextStep, stillForgiven } from './next-step.ts';
 import {
   assignStage,
   countAgents,
@@ -17,7 +17,8 @@ import {
 } from './rollout-rows.ts';
 import { waitsForSomebody } from './rollouts.ts';
 
-const rolloutsPerRun = 200;
+const rolloutsPerQuery = 200;
+const firstId = '00000000-0000-0000-0000-000000000000';
 
 @Injectable()
 export class RolloutRunner {
@@ -26,32 +27,56 @@ export class RolloutRunner {
     @Inject(Bus) private readonly bus: Pick<Bus, 'nudge'>,
   ) {}
 
-  /** @returns how many rollouts moved */
+  /**
+   * Looks at every rollout that runs, and at those that are paused: these go no further, and people are
+   * told of troubles all the same.
+   * @returns how many rollouts moved
+   * @throws AggregateError when all were looked at: one that cannot be moved holds up no other
+   */
   async run(): Promise<number> {
-    const running = await this.database.acrossTenants(
-      'roll-out',
-      (transaction) => transaction.$queryRaw<{ organization_id: string; id: string }[]>`
-        select organization_id, id from policy.rollout where state = 'running'
-        order by updated_at limit ${rolloutsPerRun}`,
-    );
     let moved = 0;
-    for (const { organization_id: organizationId, id } of running) {
-      const step = await this.database.withTenant({ organizationId }, (transaction) =>
-        move(transaction, organizationId, id),
+    const failures: unknown[] = [];
+    for (let last = { organization_id: firstId, id: firstId }; ; ) {
+      const some = await this.database.acrossTenants(
+        'roll-out',
+        (transaction) => transaction.$queryRaw<{ organization_id: string; id: string }[]>`
+          select organization_id, id from policy.rollout
+          where state in ('running', 'paused')
+            and (organization_id, id) > (${last.organization_id}::uuid, ${last.id}::uuid)
+          order by organization_id, id limit ${rolloutsPerQuery}`,
       );
-      if (step === 'nothing') continue;
-      moved += 1;
-      if (step === 'halt') this.bus.nudge('vaultReports');
-      else this.bus.nudge('policySets', organizationId);
+      for (const { organization_id: organizationId, id } of some) {
+        try {
+          if (await this.#move(organizationId, id)) moved += 1;
+        } catch (error) {
+          failures.push(error);
+        }
+      }
+      const next = some.at(-1);
+      if (next === undefined || some.length < rolloutsPerQuery) break;
+      last = next;
+    }
+    if (failures.length > 0) {
+      throw new AggregateError(failures, `${failures.length} rollouts could not be moved`);
     }
     return moved;
+  }
+
+  async #move(organizationId: string, id: string): Promise<boolean> {
+    const step = await this.database.withTenant({ organizationId }, (transaction) =>
+      move(transaction, organizationId, id),
+    );
+    if (step === 'halt') this.bus.nudge('vaultReports');
+    else if (step !== 'nothing') this.bus.nudge('policySets', organizationId);
+    return step !== 'nothing';
   }
 }
 
 async function move(transaction: Transaction, organizationId: string, id: string) {
   const [locked] = await transaction.$queryRaw<{ now: Date }[]>`
     select clock_timestamp() as now from policy.rollout
-    where organization_id = ${organizationId}::uuid and id = ${id}::uuid and state = 'running'
+    where organization_id = ${organizationId}::uuid and id = ${id}::uuid
+      and state in ('running', 'paused')
     for no key update skip locked`;
   if (!locked) return 'nothing';
   const row = await transaction.rollout.findUniqueOrThrow({
@@ -59,7 +84,15 @@ async function move(transaction: Transaction, organizationId: string, id: string
   });
   const counts = (await countAgents(transaction, [row])).get(id) ?? noCounts;
   const stages = stagesOf(row);
-  const { limits: halt, forgiven } = haltOf(row);
+  const { limits: halt, forgiven: before } = haltOf(row);
+  const forgiven = stillForgiven(before, counts);
+  if (JSON.stringify(forgiven) !== JSON.stringify(before)) {
+    const data: Record<string, unknown> = { halt: { ...(row.halt as object), forgiven } };
+    await transaction.rollout.update({
+      where: { organizationId_id: { organizationId, id } },
+      data: { ...data },
+    });
+  }
   const step = nextStep(
     {
       stage: row.stage,
@@ -71,6 +104,7 @@ async function move(transaction: Transaction, organizationId: string, id: string
     counts,
     locked.now.getTime(),
   );
+  if (row.state === 'paused' && step.do !== 'halt') return 'nothing';
   switch (step.do) {
     case 'nothing':
       break;

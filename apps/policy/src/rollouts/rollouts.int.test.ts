@@ -243,6 +243,46 @@ test('paused it goes no further, a stage may wait for somebody, and stopped it s
   await expect(act('resume', organization, id)).rejects.toMatchObject({ code: 'unprocessable' });
 });
 
+test('a vault that gets a later number meanwhile holds nothing up, and none is sent back to an older one', async () => {
+  const { organization, vaults, set, signed } = await fleet(4);
+  const { id } = await start(organization, set.id, { stages: stages(percent(50), all) });
+  const later = await world.sign(organization, set.id);
+  const { vaultId } = await world.database.withTenant(organization, (transaction) =>
+    transaction.policySetAssignment.findFirstOrThrow(),
+  );
+  await world.assign({ ...(vaults[0] as TestVault), vaultId }, later.number);
+  await converge(organization, signed);
+  expect(await world.runner.run()).toBe(1);
+  await converge(organization, signed);
+  await world.runner.run();
+  expect(await show(organization, id)).toMatchObject({ state: 'completed', agents: { total: 3 } });
+  await expect(start(organization, set.id, { number: signed.number })).rejects.toMatchObject({
+    code: 'unprocessable',
+    detail: expect.stringContaining('1 of the vaults hold a later number'),
+  });
+});
+
+test('a rollout that cannot be moved holds up no other, and one that is paused is watched', async () => {
+  const broken = await fleet(1);
+  const sound = await fleet(2);
+  const spoilt = await start(broken.organization, broken.set.id);
+  const { id } = await start(sound.organization, sound.set.id);
+  await act('pause', sound.organization, id);
+  await world.database.withTenant(broken.organization, async (transaction) => {
+    await transaction.$executeRaw`
+      update policy.rollout set halt = '{"rejectedAgents": "many"}' where id = ${toUuid('rollout', spoilt.id)}::uuid`;
+  });
+  await converge(sound.organization, { ...sound.signed, digest: 'f'.repeat(64) });
+  await world.database.withTenant(sound.organization, (transaction) =>
+    transaction.agentPolicy.updateMany({ data: { state: 'rejected', reason: 'policy' } }),
+  );
+  await expect(world.runner.run()).rejects.toThrow('1 rollouts could not be moved');
+  expect(await show(sound.organization, id)).toMatchObject({
+    state: 'halted',
+    reason: 'halted_rejections',
+  });
+});
+
 test('rolled back, vaults get what they held before, signed under a new number', async () => {
   const { organization, vaults, set, signed: first } = await fleet(3);
   for (const vault of vaults.slice(0, 2)) await world.assign(vault, first.number);

@@ -109,6 +109,14 @@ export class Rollouts {
         if (plan.size === 0) {
           throw invalidRequest('body', [{ path: ['target'], message: 'aims at no vault' }]);
         }
+        const ahead = vaults.filter(
+          (vault) => plan.has(vault.id) && vault.number !== null && vault.number > number,
+        );
+        if (ahead.length > 0) {
+          throw new ServiceError('unprocessable', {
+            detail: `${ahead.length} of the vaults hold a later number than ${number}, and agents never go back: sign the set anew and roll that version out`,
+          });
+        }
         const row = await transaction.rollout.create({
           data: {
             organizationId,
@@ -221,9 +229,12 @@ export class Rollouts {
           join registry.agent a
             on a.organization_id = v.organization_id and a.vault_id = v.vault_id
             and a.deleted_at is null and a.revoked_at is null
+          left join policy.policy_set_assignment p
+            on p.organization_id = v.organization_id and p.vault_id = v.vault_id
           left join policy.agent_policy k
             on k.organization_id = a.organization_id and k.agent_id = a.id and k.number = ${number}
           where v.organization_id = ${organizationId}::uuid and v.rollout_id = ${id}::uuid
+            and (p.version is null or p.version <= ${number})
         ) agents
         where (${state ?? null}::text[] is null or state = any(${state ?? null}::text[]))
           and (${after === undefined ? null : toUuid('agent', after)}::uuid is null

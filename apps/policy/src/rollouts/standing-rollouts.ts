@@ -46,22 +46,36 @@ export class StandingRollouts {
         limit ${vaultsPerRun}`,
     );
     let assigned = 0;
+    const failures: unknown[] = [];
     for (const [organizationId, vaults] of Map.groupBy(rows, (row) => row.organization_id)) {
-      assigned += await this.database.withTenant({ organizationId }, async (transaction) => {
-        await lockVaults(
-          transaction,
-          organizationId,
-          vaults.map(({ vault_id }) => vault_id),
-        );
-        let changed = 0;
-        for (const [number, group] of Map.groupBy(vaults, (vault) => vault.number)) {
-          const ids = group.map(({ vault_id }) => vault_id);
-          changed += (await assignNumber(transaction, organizationId, ids, number)).length;
-        }
-        return changed;
-      });
-      this.bus.nudge('policySets', organizationId);
+      try {
+        assigned += await this.#assign(organizationId, vaults);
+        this.bus.nudge('policySets', organizationId);
+      } catch (error) {
+        // One organization holds up no other.
+        failures.push(error);
+      }
     }
+    if (failures.length > 0) throw new AggregateError(failures, 'new vaults were assigned nothing');
     return assigned;
+  }
+
+  #assign(
+    organizationId: string,
+    vaults: readonly { vault_id: string; number: number }[],
+  ): Promise<number> {
+    return this.database.withTenant({ organizationId }, async (transaction) => {
+      await lockVaults(
+        transaction,
+        organizationId,
+        vaults.map(({ vault_id }) => vault_id),
+      );
+      let changed = 0;
+      for (const [number, group] of Map.groupBy(vaults, (vault) => vault.number)) {
+        const ids = group.map(({ vault_id }) => vault_id);
+        changed += (await assignNumber(transaction, organizationId, ids, number)).length;
+      }
+      return changed;
+    });
   }
 }
