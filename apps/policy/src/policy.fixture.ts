@@ -92,7 +92,12 @@ export class PolicyWorld {
     this.files = new PolicyFiles(this.work);
     this.sets = new PolicySets(this.work, this.listing, this.signers);
     this.assignments = new Assignments(this.work, this.bus);
-    this.deliveries = new Deliveries(this.database, new CommandSigner(this.bus), this.bus);
+    this.deliveries = new Deliveries(
+      this.database,
+      new CommandSigner(this.bus),
+      this.signers,
+      this.bus,
+    );
     this.reports = new AgentReports(this.database, this.bus);
     this.commands = new AgentCommands(this.database, this.bus);
     this.approvals = new Approvals(this.work, this.listing, this.signers, this.commands);

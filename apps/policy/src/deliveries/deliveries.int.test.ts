@@ -1,3 +1,4 @@
+import { X509Certificate } from 'node:crypto';
 import { ControlMessage } from '@keystead/agent-protocol/generated/keystead/agent/v1/session';
 import { hasValidSignature } from '@keystead/agent-protocol/message-signature';
 import {
@@ -5,9 +6,10 @@ import {
   isPolicySetSignedBy,
   organizationSignerUri,
   policySetDigest,
+  signPolicySet,
   verifiedSigner,
 } from '@keystead/agent-protocol/policy-set-signature';
-import { testTrustDomain } from '@keystead/agent-protocol/test-authority.fixture';
+import { ExtendedKeyUsage, testTrustDomain } from '@keystead/agent-protocol/test-authority.fixture';
 import type { HeldPolicySet } from '@keystead/contracts/agent-link';
 import { newUuid, toId } from '@keystead/contracts/ids';
 import type { Transaction } from '@keystead/database/database';
@@ -143,6 +145,37 @@ test('the command is signed for its agent, and the set by the organization', asy
     number: 1,
     predecessor: '',
   });
+});
+
+test('a set is signed anew before the certificate of its signature ends', async () => {
+  const { vault, signed } = await assignedVault();
+  const short = await world.authority.issue({
+    names: [{ type: 'url', value: organizationSignerUri(testTrustDomain, vault.organizationId) }],
+    usages: [ExtendedKeyUsage.codeSigning],
+    notAfter: new Date(Date.now() + 86_400_000),
+  });
+  await world.database.withTenant(vault, (transaction) =>
+    transaction.policySetVersion.updateMany({
+      data: {
+        signature: new Uint8Array(signPolicySet(signed.digest, short.key)),
+        signerChain: [short.certificate, world.authority.intermediate].map(
+          (pem) => new Uint8Array(new X509Certificate(pem).raw),
+        ),
+      },
+    }),
+  );
+  const { action } = opened((await tell(vault)).command ?? '');
+  const signer = verifiedSigner(action.signerChain, {
+    root: world.root,
+    nowMs: Date.now() + 300 * 86_400_000,
+    uri: organizationSignerUri(testTrustDomain, vault.organizationId),
+  });
+  if (!signer) throw new Error('the signature ends too soon');
+  expect(isPolicySetSignedBy(signed.digest, action.signature, signer)).toBe(true);
+  const [kept] = await world.database.withTenant(vault, (transaction) =>
+    transaction.policySetVersion.findMany({ select: { signature: true } }),
+  );
+  expect(Buffer.from(kept?.signature ?? [])).toEqual(Buffer.from(action.signature));
 });
 
 test('sets are one chain over the whole organization, and no two have a number', async () => {

@@ -3,6 +3,7 @@
  * row. A difference becomes a command that is numbered and signed for that agent; agents that are
  * away are told when they come back. Asking twice changes nothing.
  */
+import { bytes } from '@keystead/access/tenant-work';
 import type { deliverPolicies, readPolicySet } from '@keystead/contracts/agent-link';
 import { limits } from '@keystead/contracts/limits';
 import { Database, type Transaction } from '@keystead/database/database';
@@ -11,6 +12,12 @@ import { Bus } from '@keystead/messaging/bus';
 import { Inject, Injectable } from '@nestjs/common';
 import type { z } from 'zod';
 import { type CommandAction, CommandSigner } from '../signing/command-signer.ts';
+import {
+  endsSoon,
+  OrganizationSigners,
+  type PolicySetSignature,
+  signWith,
+} from '../signing/organization-signers.ts';
 import { takeDueCommands } from './agent-commands.ts';
 import { type AgentState, type Held, nextDelivery } from './next-delivery.ts';
 
@@ -46,6 +53,7 @@ export class Deliveries {
   constructor(
     @Inject(Database) private readonly database: Database,
     @Inject(CommandSigner) private readonly signer: CommandSigner,
+    @Inject(OrganizationSigners) private readonly signers: OrganizationSigners,
     @Inject(Bus) private readonly bus: Pick<Bus, 'nudge'>,
   ) {}
 
@@ -55,7 +63,11 @@ export class Deliveries {
       'deliver-policies',
       async (transaction) => {
         const rows = new Map((await read(transaction, agents)).map((row) => [row.agent_id, row]));
-        const changes = agents.flatMap((agent) => changeOf(agent, rows.get(agent.agentId)));
+        // One that is asked about twice counts once, with what was said last.
+        const each = new Map(agents.map((agent) => [agent.agentId, agent]));
+        const changes = [...each.values()].flatMap((agent) =>
+          changeOf(agent, rows.get(agent.agentId)),
+        );
         await write(transaction, changes);
         const drifted = changes.filter(
           ({ row, state }) => state === 'drifted' && row.state !== 'drifted',
@@ -79,10 +91,8 @@ export class Deliveries {
       },
     );
     if (drifted) this.bus.nudge('vaultReports');
-    const commands = await this.#commands(
-      changes.filter(({ send }) => send),
-      signatures,
-    );
+    const sent = changes.filter(({ send }) => send);
+    const commands = await this.#commands(sent, await this.#renewed(sent, signatures));
     const signed = due.length === 0 ? [] : await this.signer.sign(due);
     const further = Map.groupBy(signed.keys(), (at) => due[at]?.agentId);
     return {
@@ -120,17 +130,42 @@ export class Deliveries {
       : { totalBytes: 0, content: null };
   }
 
+  /** A set may stay as it is for years; its signature is made anew before the certificate ends. */
+  async #renewed(
+    sent: readonly Change[],
+    signatures: ReadonlyMap<string, PolicySetSignature>,
+  ): Promise<ReadonlyMap<string, PolicySetSignature>> {
+    const all = new Map(signatures);
+    for (const { row } of sent) {
+      const { organization_id: organizationId, number, digest } = row;
+      const key = `${organizationId}/${number}`;
+      const known = all.get(key);
+      if (known === undefined || !endsSoon(known) || number === null || digest === null) continue;
+      // Without its authority the old one is told: it may still hold.
+      const signer = await this.signers.current({ organizationId }).catch(() => undefined);
+      if (signer === undefined) continue;
+      const made = signWith(signer, digest);
+      all.set(key, made);
+      await this.database.withTenant({ organizationId }, (transaction) =>
+        transaction.policySetVersion.updateMany({
+          where: { organizationId, number, digest },
+          data: { signature: bytes(made.signature), signerChain: made.chain.map(bytes) },
+        }),
+      );
+    }
+    return all;
+  }
+
   async #commands(
     sent: readonly Change[],
-    signatures: ReadonlyMap<string, { signature: Buffer; chain: Buffer[] }>,
+    signatures: ReadonlyMap<string, PolicySetSignature>,
   ): Promise<Map<string, Buffer>> {
     if (sent.length === 0) return new Map();
     const signed = await this.signer.sign(
       sent.map(({ row }) => {
-        const { signature, chain } = signatures.get(`${row.organization_id}/${row.number}`) as {
-          signature: Buffer;
-          chain: Buffer[];
-        };
+        const { signature, chain } = signatures.get(
+          `${row.organization_id}/${row.number}`,
+        ) as PolicySetSignature;
         const action: CommandAction = {
           $case: 'assignPolicySet',
           value: {
@@ -244,7 +279,10 @@ async function write(transaction: Transaction, changes: readonly Change[]): Prom
         then t.updated_at else excluded.updated_at end`;
 }
 
-async function signaturesOf(transaction: Transaction, sent: readonly Change[]) {
+async function signaturesOf(
+  transaction: Transaction,
+  sent: readonly Change[],
+): Promise<Map<string, PolicySetSignature>> {
   const keys = [
     ...new Map(
       sent.map(({ row }) => [

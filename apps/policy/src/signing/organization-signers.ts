@@ -18,7 +18,8 @@ import { Bus } from '@keystead/messaging/bus';
 import { Inject, Injectable } from '@nestjs/common';
 
 const sealedFor = 'policy-signer';
-const renewBeforeMs = 60 * 86_400_000;
+const dayMs = 86_400_000;
+const renewBeforeMs = 60 * dayMs;
 
 export interface PolicySetSignature {
   signature: Buffer;
@@ -48,7 +49,7 @@ export class OrganizationSigners {
         orderBy: { generation: 'desc' },
       }),
     );
-    if (row && row.expiresAt.getTime() - Date.now() > renewBeforeMs) {
+    if (row && isGood(row)) {
       const pkcs8 = this.key.open(sealedFor, organizationId, row.sealedKey);
       return {
         privateKey: createPrivateKey({ key: pkcs8, format: 'der', type: 'pkcs8' }),
@@ -89,6 +90,18 @@ export class OrganizationSigners {
     // Another process made one at the same time: there is one signer of a generation.
     return made.count === 1 ? { privateKey, chain } : this.current(ctx);
   }
+}
+
+/** A signer of today that ends soon is as good as its authority can make one: another would be none better. */
+function isGood({ expiresAt, createdAt }: { expiresAt: Date; createdAt: Date }): boolean {
+  const leftMs = expiresAt.getTime() - Date.now();
+  return leftMs > renewBeforeMs || (leftMs > dayMs && Date.now() - createdAt.getTime() < dayMs);
+}
+
+/** Whether a signature is to be made anew: agents take none whose certificate has ended. */
+export function endsSoon({ chain: [leaf] }: Pick<PolicySetSignature, 'chain'>): boolean {
+  if (leaf === undefined) return true;
+  return new X509Certificate(leaf).validToDate.getTime() - Date.now() < renewBeforeMs;
 }
 
 export function signWith({ privateKey, chain }: Signer, digest: string): PolicySetSignature {
