@@ -24,6 +24,8 @@ export interface Difference {
 export interface Simulation {
   requests: number;
   counts: Readonly<Record<Change | 'unchanged', number>>;
+  /** How many the new set allows. */
+  allowed: number;
   /** Policies of the new set that could not be evaluated, over all requests. */
   errors: number;
   /** The first of each kind that matters most come first: denials, permissions, then the rest. */
@@ -69,11 +71,13 @@ export async function simulate(
   const pieces = new Pieces();
   let index = 0;
   let errors = 0;
+  let allowed = 0;
   for (const request of requests) {
     if (index >= limits.simulatedRequests) break;
     const was = decide(before, request);
     const will = decide(after, request);
     errors += will.errors.length;
+    if (will.decision === 'allow') allowed += 1;
     const change = changeBetween(was, will);
     counts[change ?? 'unchanged'] += 1;
     if (change && found[change].length < limits.differencesReported) {
@@ -84,5 +88,5 @@ export async function simulate(
   }
   const differences = Object.values(found).flat().slice(0, limits.differencesReported);
   const all = index - counts.unchanged;
-  return { requests: index, counts, errors, differences, untold: all - differences.length };
+  return { requests: index, counts, allowed, errors, differences, untold: all - differences.length };
 }

@@ -16,7 +16,6 @@ import {
 } from '@keystead/contracts/policy';
 import { type CompiledSet, compile } from '@keystead/policy-engine/compile';
 import { conflicts } from '@keystead/policy-engine/conflicts';
-import { decide } from '@keystead/policy-engine/decide';
 import { explain } from '@keystead/policy-engine/explain';
 import { simulate } from '@keystead/policy-engine/simulate';
 import { Inject, Injectable } from '@nestjs/common';
@@ -66,8 +65,7 @@ export class Simulations {
       throw error;
     });
     try {
-      const { counts, differences } = await simulate(before, after, asked);
-      const allowed = asked.filter((one) => decide(after, one).decision === 'allow').length;
+      const { counts, allowed, differences } = await simulate(before, after, asked);
       return {
         requests: requests.length,
         allowed,
