@@ -54,6 +54,10 @@ export const limits = {
   // Parsing a block takes some 6 ms, so no first decision waits long for any one of them.
   preparedBlock: 100,
   studiesKept: 20_000,
+  // A study is some twenty times as large as its text; ten thousand policies of usual length fit.
+  studiedLettersKept: 8 * 1024 * 1024,
+  // Letters and instructions of patterns, a hundred bytes each.
+  patternStepsKept: 500_000,
   preparedSlotsKept: 4_096,
 
   // Work in pieces: an event loop is given back after each

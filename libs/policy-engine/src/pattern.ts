@@ -43,12 +43,19 @@ const compiled = new Map<
   { ok: true; match: Match } | { ok: false; what: string; suggestion?: string }
 >();
 
+let compiledSteps = 0;
+
 /** Reads the literal of a match. */
 export function parseMatch(literal: string) {
   let known = compiled.get(literal);
   if (known === undefined) {
     known = readMatch(literal);
-    if (compiled.size >= limits.studiesKept) compiled.clear();
+    const weight = literal.length + (known.ok ? known.match.programSize : 0);
+    compiledSteps += weight;
+    if (compiledSteps > limits.patternStepsKept) {
+      compiled.clear();
+      compiledSteps = weight;
+    }
     compiled.set(literal, known);
   }
   return known;

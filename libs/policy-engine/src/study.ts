@@ -718,18 +718,28 @@ export type Studied =
   | { ok: false; problems: readonly Problem[] };
 
 const remembered = new Map<string, Studied>();
+let rememberedLetters = 0;
+
+/** What is remembered, and the length of its texts. */
+export const studiesRemembered = () => ({ studies: remembered.size, letters: rememberedLetters });
 
 function remember(text: string, studied: Studied): Studied {
-  if (remembered.size >= limits.studiesKept) {
+  if (remembered.has(text)) return studied;
+  if (
+    remembered.size >= limits.studiesKept ||
+    rememberedLetters + text.length > limits.studiedLettersKept
+  ) {
     // The oldest quarter goes; a set that is edited keeps most of what it had.
-    let many = limits.studiesKept / 4;
+    const most = remembered.size * 0.75;
+    const lettersMost = limits.studiedLettersKept * 0.75 - text.length;
     for (const key of remembered.keys()) {
+      if (remembered.size <= most && rememberedLetters <= lettersMost) break;
       remembered.delete(key);
-      many -= 1;
-      if (many <= 0) break;
+      rememberedLetters -= key.length;
     }
   }
   remembered.set(text, studied);
+  rememberedLetters += text.length;
   return studied;
 }
 
