@@ -1,9 +1,11 @@
+import type { TenantCtx } from '@keystead/contracts/context';
 import { newUuid } from '@keystead/contracts/ids';
 import {
   applyPolicies,
   createPolicy,
   listPolicies,
   listPolicyVersions,
+  type updatePolicy,
 } from '@keystead/contracts/policy';
 import { afterAll, beforeAll, describe, expect, it, test } from 'vitest';
 import {
@@ -93,6 +95,33 @@ describe('a policy', () => {
     expect(await world.policies.publish(other, at(id, 1))).toMatchObject({
       publisher: { name: 'Other' },
     });
+  });
+
+  it('with four eyes is not helped over them by API keys, nor by switching them off', async () => {
+    const { ctx, organizationId } = organization;
+    const key: TenantCtx = { ...ctx, actor: { kind: 'apiKey', id: 'key_1', name: 'CI' } };
+    const owner: TenantCtx = { ...ctxOf(organizationId, 'Owner'), role: 'owner' };
+    const approve = (id: string) => at(id, 1, { verdict: 'approve', comment: '' });
+    const refused = { code: 'unprocessable', detail: expect.stringContaining('API key') };
+    const own = await create({ fourEyes: true });
+    await expect(world.policies.review(key, approve(own.id))).rejects.toMatchObject(refused);
+    const byKey = await create({ fourEyes: true }, { ctx: key, organizationId });
+    await world.policies.review(ctx, approve(byKey.id));
+    await expect(world.policies.publish(ctx, at(byKey.id, 1))).rejects.toMatchObject(refused);
+    await expect(world.policies.publish(key, at(byKey.id, 1))).rejects.toMatchObject(refused);
+    await world.policies.publish(owner, at(byKey.id, 1));
+    const off = given<typeof updatePolicy>({ params: { id: own.id }, body: { fourEyes: false } });
+    const denied = { code: 'permission_denied' };
+    await expect(world.policies.update(ctx, off)).rejects.toMatchObject(denied);
+    const file = { name: own.name, source: cedar(permitAll) };
+    const applied = world.files.apply(
+      ctx,
+      given<typeof applyPolicies>({
+        body: applyPolicies.body.parse({ mode: 'apply', files: [file] }),
+      }),
+    );
+    await expect(applied).rejects.toMatchObject(denied);
+    expect(await world.policies.update(owner, off)).toMatchObject({ fourEyes: false });
   });
 
   it('that is not valid is kept as a draft with its problems, and not published', async () => {

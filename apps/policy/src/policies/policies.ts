@@ -43,7 +43,13 @@ import {
   sourceOf,
   type VersionRow,
 } from './policy-rows.ts';
-import { mayPublish, mayReview, type Step, type VersionState } from './version-state.ts';
+import {
+  mayAskForFewerEyes,
+  mayPublish,
+  mayReview,
+  type Step,
+  type VersionState,
+} from './version-state.ts';
 
 type Shown = Output<typeof getPolicyVersion>;
 
@@ -98,6 +104,7 @@ export class Policies {
       this.work.write(ctx, updatePolicy, input, async (transaction, note) => {
         const row = await lockPolicy(transaction, ctx, input.params.id);
         checkMatch(input.ifMatch, row.revision, false);
+        checkEyes(ctx, row, input.body.fourEyes);
         const updated = await transaction.policy.update({
           where: { organizationId_id: { organizationId: ctx.organizationId, id: row.id } },
           data: { ...input.body, updatedAt: new Date(), revision: { increment: 1 } },
@@ -307,6 +314,15 @@ export function checkPlace({ level, namespace }: Pick<NewPolicy, 'level' | 'name
           : 'belongs to policies of the level namespace alone',
     },
   ]);
+}
+
+/** @throws ServiceError `permission_denied` */
+export function checkEyes(ctx: TenantCtx, row: PolicyRow, fourEyes: boolean | undefined): void {
+  if (!row.fourEyes || fourEyes !== false) return;
+  const step = mayAskForFewerEyes(ctx.role);
+  if (!step.may) {
+    throw new ServiceError('permission_denied', { detail: `${row.name}: ${step.because}` });
+  }
 }
 
 export async function addPolicy(

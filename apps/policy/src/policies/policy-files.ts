@@ -16,9 +16,22 @@ import {
 } from '@keystead/contracts/policy';
 import type { Transaction } from '@keystead/database/database';
 import { Inject, Injectable } from '@nestjs/common';
-import { addPolicy, checkPlace, named, nextVersion, removePolicy } from './policies.ts';
+import {
+  addPolicy,
+  checkEyes,
+  checkPlace,
+  named,
+  nextVersion,
+  removePolicy,
+} from './policies.ts';
 import { checkSource, isValid } from './policy-check.ts';
-import { lockPolicy, type PolicyRow, sourceDigest, sourceOf } from './policy-rows.ts';
+import {
+  findVersion,
+  lockPolicy,
+  type PolicyRow,
+  sourceDigest,
+  sourceOf,
+} from './policy-rows.ts';
 
 type File = Input<typeof applyPolicies>['body']['files'][number];
 type Step = Output<typeof applyPolicies>['steps'][number];
@@ -205,11 +218,17 @@ async function carryOut(
   if (step.action === 'update' && file && step.policyId) {
     const row = await lockPolicy(transaction, ctx, step.policyId);
     const { description, fourEyes, source } = file;
+    checkEyes(ctx, row, fourEyes);
+    const isNext = step.version === row.latestVersion + 1;
+    if (!isNext && step.version !== row.latestVersion) throw changedMeanwhile(row.name);
+    const latest = await findVersion(transaction, ctx, row.id, row.latestVersion);
+    // Somebody wrote a version between the plan and now.
+    if (isNext !== (latest.digest !== sourceDigest(source))) throw changedMeanwhile(row.name);
     await transaction.policy.update({
       where: { organizationId_id: { organizationId: ctx.organizationId, id: row.id } },
       data: { description, fourEyes, updatedAt: new Date(), revision: { increment: 1 } },
     });
-    if (step.version !== row.latestVersion) {
+    if (isNext) {
       await nextVersion(transaction, ctx, row, source, 'applied');
     }
   }
