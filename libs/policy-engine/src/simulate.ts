@@ -88,5 +88,12 @@ export async function simulate(
   }
   const differences = Object.values(found).flat().slice(0, limits.differencesReported);
   const all = index - counts.unchanged;
-  return { requests: index, counts, allowed, errors, differences, untold: all - differences.length };
+  return {
+    requests: index,
+    counts,
+    allowed,
+    errors,
+    differences,
+    untold: all - differences.length,
+  };
 }

@@ -16,22 +16,9 @@ import {
 } from '@keystead/contracts/policy';
 import type { Transaction } from '@keystead/database/database';
 import { Inject, Injectable } from '@nestjs/common';
-import {
-  addPolicy,
-  checkEyes,
-  checkPlace,
-  named,
-  nextVersion,
-  removePolicy,
-} from './policies.ts';
+import { addPolicy, checkEyes, checkPlace, named, nextVersion, removePolicy } from './policies.ts';
 import { checkSource, isValid } from './policy-check.ts';
-import {
-  findVersion,
-  lockPolicy,
-  type PolicyRow,
-  sourceDigest,
-  sourceOf,
-} from './policy-rows.ts';
+import { findVersion, lockPolicy, type PolicyRow, sourceDigest, sourceOf } from './policy-rows.ts';
 
 type File = Input<typeof applyPolicies>['body']['files'][number];
 type Step = Output<typeof applyPolicies>['steps'][number];
@@ -237,3 +224,6 @@ async function carryOut(
   }
   return step;
 }
+
+const changedMeanwhile = (name: string) =>
+  new ServiceError('conflict', { detail: `${name} was changed at the same moment: apply again` });

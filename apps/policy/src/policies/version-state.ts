@@ -41,3 +41,8 @@ export function mayPublish(version: VersionFacts, by: string, fourEyes: boolean)
   }
   return { may: true };
 }
+
+/** Whoever is held by four eyes does not take them away and put them back. */
+export function mayAskForFewerEyes(role: string | null): Step {
+  return role === 'owner' ? { may: true } : no('four eyes are switched off by an owner alone');
+}
