@@ -6,6 +6,7 @@ import { Controller, Inject, type OnApplicationBootstrap } from '@nestjs/common'
 import { ApprovalsEnd } from './approvals/approval-reports.ts';
 import { AgentCommands } from './deliveries/agent-commands.ts';
 import { AgentReports } from './deliveries/agent-reports.ts';
+import { ReplayRunner } from './replays/replay-runner.ts';
 import { RolloutRunner } from './rollouts/rollout-runner.ts';
 import { StandingRollouts } from './rollouts/standing-rollouts.ts';
 
@@ -17,6 +18,7 @@ export class Duties implements OnApplicationBootstrap {
     @Inject(Jobs) private readonly jobs: Jobs,
     @Inject(AgentReports) private readonly reports: AgentReports,
     @Inject(RolloutRunner) private readonly rollouts: RolloutRunner,
+    @Inject(ReplayRunner) private readonly replays: ReplayRunner,
     @Inject(StandingRollouts) private readonly standing: StandingRollouts,
     @Inject(AgentCommands) private readonly commands: AgentCommands,
     @Inject(ApprovalsEnd) private readonly approvals: ApprovalsEnd,
@@ -37,6 +39,11 @@ export class Duties implements OnApplicationBootstrap {
       name: 'approvals',
       periodMs: 5_000,
       work: () => this.approvals.look(),
+    });
+    this.jobs.every({
+      name: 'policy-replays',
+      periodMs: limits.replayEndPeriodMs,
+      work: async () => void (await this.replays.run()),
     });
     this.jobs.every({
       name: 'agent-commands',

@@ -31,6 +31,8 @@ import { Deliveries } from './deliveries/deliveries.ts';
 import { Policies } from './policies/policies.ts';
 import { PolicyFiles } from './policies/policy-files.ts';
 import { PolicySets } from './policy-sets/policy-sets.ts';
+import { ReplayRunner } from './replays/replay-runner.ts';
+import { Replays } from './replays/replays.ts';
 import { RolloutRunner } from './rollouts/rollout-runner.ts';
 import { Rollouts } from './rollouts/rollouts.ts';
 import { StandingRollouts } from './rollouts/standing-rollouts.ts';
@@ -66,6 +68,8 @@ export class PolicyWorld {
   readonly approvals: Approvals;
   readonly approvalsEnd: ApprovalsEnd;
   readonly agentPolicies: AgentPolicies;
+  readonly replays: Replays;
+  readonly replayRunner: ReplayRunner;
   readonly rollouts: Rollouts;
   readonly runner: RolloutRunner;
   readonly standing: StandingRollouts;
@@ -105,6 +109,8 @@ export class PolicyWorld {
     this.standing = new StandingRollouts(this.database, this.bus);
     this.simulations = new Simulations(this.work);
     this.agentPolicies = new AgentPolicies(this.work);
+    this.replays = new Replays(this.work, this.listing, this.commands);
+    this.replayRunner = new ReplayRunner(this.database);
     this.rollouts = new Rollouts(this.work, this.listing, this.signers, this.bus);
     this.runner = new RolloutRunner(this.database, this.bus);
   }

@@ -19,6 +19,9 @@ import { Policies } from './policies/policies.ts';
 import { PolicyFiles } from './policies/policy-files.ts';
 import { PolicySetsBus } from './policy-sets/policy-sets.nats.ts';
 import { PolicySets } from './policy-sets/policy-sets.ts';
+import { ReplayRunner } from './replays/replay-runner.ts';
+import { ReplaysBus } from './replays/replays.nats.ts';
+import { Replays } from './replays/replays.ts';
 import { RolloutRunner } from './rollouts/rollout-runner.ts';
 import { RolloutsBus } from './rollouts/rollouts.nats.ts';
 import { Rollouts } from './rollouts/rollouts.ts';
@@ -41,7 +44,15 @@ export class PolicyModule {
         }),
         MessagingModule.forRoot({ service: 'policy', environment: config }, log),
       ],
-      controllers: [PoliciesBus, PolicySetsBus, DeliveriesBus, RolloutsBus, ApprovalsBus, Duties],
+      controllers: [
+        PoliciesBus,
+        PolicySetsBus,
+        DeliveriesBus,
+        RolloutsBus,
+        ReplaysBus,
+        ApprovalsBus,
+        Duties,
+      ],
       providers: [
         AgentCommands,
         AgentPolicies,
@@ -55,6 +66,8 @@ export class PolicyModule {
         Policies,
         PolicyFiles,
         PolicySets,
+        ReplayRunner,
+        Replays,
         RolloutRunner,
         Rollouts,
         Simulations,

@@ -202,6 +202,26 @@ export const approvalAnswer = z.object({
 });
 export type ApprovalAnswer = z.infer<typeof approvalAnswer>;
 
+const count = z.number().int().nonnegative();
+
+/** What a draft would have decided otherwise of what one agent decided. */
+export const policyReplayReport = z.object({
+  replayId: uuid,
+  outcome: z.string().max(16),
+  fromMs: z.number().int(),
+  decisions: count,
+  newlyDenied: count,
+  newlyAllowed: count,
+  newlyNeedingApproval: count,
+  unchanged: count,
+  unevaluated: z.array(z.object({ obstacle: z.string().max(32), count })).max(16),
+  differences: z
+    .array(z.object({ reference: hash, change: z.string().max(32), count }))
+    .max(limits.replayDifferencesPerAgent),
+  durationMs: count,
+});
+export type PolicyReplayReport = z.infer<typeof policyReplayReport>;
+
 /** A retained message of an agent. `(agent, bootId, sequence)` is unique; a replay changes nothing. */
 export const retainedEvent = z.object({
   organizationId: uuid,
@@ -217,6 +237,7 @@ export const retainedEvent = z.object({
   operationCounts: operationCountsReport.optional(),
   policySet: policySetReport.optional(),
   policyDecisions: policyDecisionsReport.optional(),
+  policyReplay: policyReplayReport.optional(),
   approval: approvalReport.optional(),
   approvalAnswer: approvalAnswer.optional(),
   /** base64, by the certificate's key over the retained bytes. */
@@ -344,7 +365,15 @@ export const deliverPolicies = internalCall('policy', 'deliver', {
   callers: ['gateway'],
   input: z.object({
     agents: z
-      .array(z.object({ organizationId: uuid, agentId: uuid, held: heldPolicySet.nullable() }))
+      .array(
+        z.object({
+          organizationId: uuid,
+          agentId: uuid,
+          held: heldPolicySet.nullable(),
+          /** Numbers of commands that the agent has no word for. */
+          unsupported: z.array(z.number().int().nonnegative()).max(16).optional(),
+        }),
+      )
       .max(limits.policySetAgentsPerCall),
   }),
   output: z.object({
@@ -360,7 +389,7 @@ export const deliverPolicies = internalCall('policy', 'deliver', {
   }),
 });
 
-/** A part of a set, for agents of that organization. */
+/** A part of a set or of a draft, for agents of that organization. */
 export const readPolicySet = internalCall('policy', 'set-part', {
   callers: ['gateway'],
   input: z.object({

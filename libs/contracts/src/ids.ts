@@ -28,6 +28,7 @@ export const idPrefixes = {
   policyComment: 'pcm',
   policySet: 'pst',
   rollout: 'rol',
+  policyReplay: 'rpl',
   record: 'rec',
   rekey: 'rky',
   namespace: 'ns',

@@ -128,6 +128,16 @@ export const limits = {
   policySetVersionsPerOrganization: 100_000,
   policyFilesPerApply: 200,
   policyRequestsPerSimulation: 500,
+  replayDaysMax: 30,
+  // A sample of a large fleet says as much, and each agent is told by itself.
+  replayAgentsMax: 2_000,
+  replayExpiresMaxSeconds: 7 * 24 * 3_600,
+  replaysRunningPerOrganization: 10,
+  // Older ones that are finished go.
+  replaysKeptPerOrganization: 200,
+  replayEndPeriodMs: 5_000,
+  replayDifferencesPerAgent: 20,
+  replayDifferencesShown: 50,
   rolloutStagesMax: 20,
   rolloutVaultsNamed: 200,
   policySetTargetTagsMax: 32,

@@ -121,6 +121,7 @@ const reasonWords: Record<string, string> = {
   halted_denials: 'a rollout halted because too much is newly denied',
   policy_alert: 'a policy asks that people are told',
 };
+  halted_replay: 'a rollout halted because a replay found too much newly denied',
 
 export function wordsOfReason(reason: string): string {
   const [, approvalId] = /^approval:(apr_[0-9a-z]{26})$/.exec(reason) ?? [];
@@ -446,6 +447,7 @@ export const agentEventKinds = [
   'policy_decisions',
   'approval',
   'approval_answer',
+  'policy_replay',
 ] as const;
 export const agentEventKind = z.enum(agentEventKinds);
 

@@ -6,6 +6,7 @@ import * as monitoring from './monitoring.ts';
 import * as notification from './notification.ts';
 import type { Operation } from './operation.ts';
 import * as policy from './policy.ts';
+import * as policyReplays from './policy-replays.ts';
 import * as registry from './registry.ts';
 
 function isOperation(value: unknown): value is Operation {
@@ -17,6 +18,7 @@ export const operations: readonly Operation[] = [
   registry,
   monitoring,
   policy,
+  policyReplays,
   approvals,
   analytics,
   notification,

@@ -8,6 +8,7 @@ import {
   approvalReport,
   operationCountsReport,
   policyDecisionsReport,
+  policyReplayReport,
   policySetReport,
 } from './agent-link.ts';
 import { reportedAlertKinds } from './monitoring.ts';
@@ -27,6 +28,7 @@ export const outboxTopics = {
     agentId: z.uuid(),
     policySet: policySetReport.optional(),
     policyDecisions: policyDecisionsReport.optional(),
+    policyReplay: policyReplayReport.optional(),
     approval: approvalReport.optional(),
     approvalAnswer: approvalAnswer.optional(),
   }),

@@ -45,6 +45,56 @@ export const policyProblem = z.object({
 });
 export type PolicyProblem = z.infer<typeof policyProblem>;
 
+// What agents say that a draft would have changed
+
+export const policyReplayStates = ['running', 'finished'] as const;
+
+/** What of the agents' own decisions a draft would have decided otherwise. */
+export const policyReplaySummary = z.object({
+  id: idSchema('policyReplay'),
+  /** `finished`: every agent has answered, or it is over. */
+  state: z.enum(policyReplayStates),
+  days: z.number().int(),
+  agents: z.object({
+    /** That the replay was aimed at; at most `maxAgents` of them are asked. */
+    matching: z.number().int(),
+    asked: z.number().int(),
+    /** Not heard of yet: away, or at work on it. */
+    pending: z.number().int(),
+    answered: z.number().int(),
+    /** The draft does not compile there. */
+    rejected: z.number().int(),
+    failed: z.number().int(),
+    /** Too old to know what a replay is. */
+    unsupported: z.number().int(),
+    expired: z.number().int(),
+  }),
+  decisions: z.number().int(),
+  newlyDenied: z.number().int(),
+  newlyAllowed: z.number().int(),
+  /** Allowed by both, and by the draft only with an approval. */
+  newlyNeedingApproval: z.number().int(),
+  unchanged: z.number().int(),
+  notEvaluable: z.number().int(),
+  /** Of what could be evaluated, from 0 to 1. */
+  newlyDeniedShare: z.number(),
+  createdBy: z.string(),
+  createdAt: instant,
+  expiresAt: instant,
+  finishedAt: instant.nullable(),
+});
+export type PolicyReplaySummary = z.infer<typeof policyReplaySummary>;
+
+/** Either may be left out; what is exceeded first counts. */
+export const replayThreshold = z
+  .strictObject({
+    count: z.number().int().min(0).max(1_000_000_000).optional(),
+    /** Of the decisions that could be evaluated, from 0 to 1. */
+    share: z.number().min(0).max(1).optional(),
+  })
+  .refine(({ count, share }) => count !== undefined || share !== undefined, 'needs count or share');
+export type ReplayThreshold = z.infer<typeof replayThreshold>;
+
 export const policyStates = ['draft', 'reviewed', 'published', 'superseded'] as const;
 
 export const policy = z.object({
@@ -78,6 +128,8 @@ export const policyVersion = z.object({
   publisher: person.nullable(),
   publishedAt: instant.nullable(),
   problems: z.array(policyProblem),
+  /** The newest replay of this version as a draft; null before the first. */
+  replay: policyReplaySummary.nullable(),
 });
 
 const policyParams = z.strictObject({ id: idSchema('policy') });
@@ -174,7 +226,7 @@ export const listPolicyVersions = operation('policy', 'policies.list-versions', 
     before: versionParam.optional(),
   }),
   output: z.object({
-    items: z.array(policyVersion.omit({ problems: true })),
+    items: z.array(policyVersion.omit({ problems: true, replay: true })),
     /** Hand it back as `before`; null on the last page. */
     nextBefore: z.number().int().nullable(),
   }),
@@ -227,6 +279,10 @@ export const publishPolicyVersion = operation('policy', 'policies.publish', {
   tag: 'Policies',
   permission: 'policies.publish',
   params: versionParams,
+  body: z.strictObject({
+    /** Not where the newest replay of this version denies more than this; it needs such a replay. */
+    stopAboveNewDenials: replayThreshold.optional(),
+  }),
   output: policyVersion,
   status: 200,
 });
@@ -383,7 +439,7 @@ export const policyRequest = z.strictObject({
 export type PolicyRequest = z.infer<typeof policyRequest>;
 
 /** What is asked: a set as it is published, one of its versions, or drafts laid over it. */
-const policySubject = {
+export const policySubject = {
   policySetId: idSchema('policySet').optional(),
   /** Instead of the published ones of the same policies, or beside them. */
   drafts: z
@@ -506,7 +562,10 @@ export const showPolicySet = operation('policy', 'policy-sets.show', {
   tag: 'Policy sets',
   permission: 'policies.read',
   params: setParams,
-  output: policySet,
+  output: policySet.extend({
+    /** The newest replay of the set or of drafts laid over it; null before the first. */
+    replay: policyReplaySummary.nullable(),
+  }),
 });
 
 export const createPolicySet = operation('policy', 'policy-sets.create', {
@@ -756,10 +815,15 @@ export const rolloutHalt = z.strictObject({
   evaluationErrors: z.number().int().min(1).max(1_000_000_000).default(1),
   /** Denials that the set before it would not have made; null: however many. */
   newDenials: z.number().int().min(1).max(1_000_000_000).nullable().default(null),
+  /**
+   * Denials that agents found in a replay of what this set says: above it a rollout does not begin, and
+   * one that runs halts. It needs such a replay.
+   */
+  stopAboveNewDenials: replayThreshold.nullable().default(null),
 });
 export type RolloutHalt = z.infer<typeof rolloutHalt>;
 
-const rolloutTarget = z.discriminatedUnion('kind', [
+export const rolloutTarget = z.discriminatedUnion('kind', [
   z.strictObject({ kind: z.literal('all') }),
   z.strictObject({ kind: z.literal('tag'), tag }),
   z.strictObject({
@@ -790,6 +854,8 @@ export const rollout = z.object({
     drifted: z.number().int(),
   }),
   decisions: z.object({ newlyDenied: z.number().int(), errors: z.number().int() }),
+  /** The newest replay of what the set says, where the rollout stops by it. */
+  replay: policyReplaySummary.nullable(),
   createdBy: z.string(),
   createdAt: instant,
   stageStartedAt: instant,
@@ -843,7 +909,12 @@ export const createRollout = operation('policy', 'rollouts.create', {
       .min(1)
       .max(limits.rolloutStagesMax)
       .default([{ vaults: { kind: 'all' }, watchSeconds: 300, afterwards: 'continue' }]),
-    halt: rolloutHalt.default({ rejectedAgents: 1, evaluationErrors: 1, newDenials: null }),
+    halt: rolloutHalt.default({
+      rejectedAgents: 1,
+      evaluationErrors: 1,
+      newDenials: null,
+      stopAboveNewDenials: null,
+    }),
   }),
   output: rollout,
 });

@@ -570,6 +570,37 @@ function assign(set: { content: Buffer; number: number; digest: string }): void 
   });
 }
 
+function replayOf({ digest, content }: { digest: string; content: Buffer }): string {
+  return encodeControlMessage({
+    version: '1.0',
+    timestampUnixMs: 1,
+    vaultId: '',
+    messageType: 4,
+    payload: {
+      encrypted: false,
+      metadataOnly: true,
+      content: {
+        $case: 'command',
+        value: {
+          number: 7,
+          signerCertificate: Buffer.alloc(0),
+          signerIssuer: Buffer.alloc(0),
+          action: {
+            $case: 'replayDecisions',
+            value: {
+              replayId: Buffer.alloc(16),
+              draft: { version: 0, digest },
+              totalBytes: content.length,
+              days: 7,
+            },
+          },
+        },
+      },
+    },
+    signature: Buffer.alloc(0),
+  }).toString('base64');
+}
+
 async function download(session: TestSession, set: { number: number; digest: string }) {
   const parts: Buffer[] = [];
   for (let offset = 0; ; ) {
@@ -643,6 +674,28 @@ test('an agent gets no part of a set that is not its own, and nothing where it i
   expect(await download(session, { ...set, number: 4 })).toHaveLength(0);
   backend.policySets.clear();
   expect(await download(session, set)).toHaveLength(0);
+});
+
+test('a draft is for those who were told to replay it, and who has no word for that is told on', async () => {
+  const draft = setOf(60_000);
+  backend.policySets.set(draft.digest, draft.content);
+  backend.delivering = ({ unsupported }) => ({
+    assigned: null,
+    command: null,
+    commands: unsupported === undefined ? [replayOf(draft)] : [],
+  });
+  const session = await welcomed();
+  const { organizationId, agentId } = session.agent;
+  link.lookAtAgent(organizationId, agentId);
+  await expect(session.next('command')).resolves.toMatchObject({
+    action: { $case: 'replayDecisions' },
+  });
+  expect((await download(session, { ...draft, number: 0 })).equals(draft.content)).toBe(true);
+  const other = setOf(1_000);
+  backend.policySets.set(other.digest, other.content);
+  expect(await download(session, { ...other, number: 0 })).toHaveLength(0);
+  session.send(4, { $case: 'commandAnswer', value: { number: 7, outcome: 4 } });
+  await vi.waitFor(() => expect(backend.deliveries.at(-1)?.unsupported).toEqual([7]));
 });
 
 test('agents are told when the policy service is back', async () => {

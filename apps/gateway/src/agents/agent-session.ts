@@ -44,6 +44,10 @@ export class AgentSession {
   /** What the agent says that it holds, and what it should hold where that is known. */
   held: HeldPolicySet | null = null;
   assigned: HeldPolicySet | null = null;
+  /** Digests of drafts that commands on this stream have named, the newest last. */
+  readonly drafts = new Set<string>();
+  /** Numbers of commands that the agent has no word for, until the policy service was told. */
+  unsupported: number[] = [];
   /** Monotonic: when the policy service was asked about it last. */
   askedAtMs = 0;
   lastNumber = 0;

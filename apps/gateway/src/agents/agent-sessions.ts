@@ -19,6 +19,7 @@ import { MessageType } from '@keystead/agent-protocol/generated/keystead/agent/v
 import {
   type AgentMessage,
   CloseReason,
+  CommandOutcome,
   Goodbye_Reason,
   RenewalRefused_Reason,
 } from '@keystead/agent-protocol/generated/keystead/agent/v1/session';
@@ -317,7 +318,11 @@ export class AgentSessions {
         this.#policies.request(session, content.value);
         return;
       case 'commandAnswer':
-        // What became of a set is told by an event, which is kept until it is received.
+        // What became of a command is told by an event, which is kept until it is received. An agent
+        // that has no word for it has none for the event either.
+        if (content.value.outcome === CommandOutcome.UNSUPPORTED) {
+          this.#policies.unsupported(session, content.value.number);
+        }
         return;
       default:
         this.#wrong(session, 'hello only once');

@@ -11,7 +11,10 @@
  * Nothing here is remembered over a restart: what is lost is asked again when the agents come back.
  */
 import { MessageType } from '@keystead/agent-protocol/generated/keystead/agent/v1/envelope';
-import type { PolicySetRequest } from '@keystead/agent-protocol/generated/keystead/agent/v1/session';
+import {
+  ControlMessage,
+  type PolicySetRequest,
+} from '@keystead/agent-protocol/generated/keystead/agent/v1/session';
 import { policySetChunkBytes } from '@keystead/agent-protocol/policy-set-signature';
 import type { HeldPolicySet } from '@keystead/contracts/agent-link';
 import { limits } from '@keystead/contracts/limits';
@@ -31,6 +34,8 @@ const callsInFlightMax = 2;
 const partsInFlightMax = 64;
 const setsKeptMaxBytes = 64 * 1024 * 1024;
 const retryAfterMs = 2_000;
+const unsupportedMax = 16;
+const draftsMax = 16;
 /** Agents that do not hold what they should are asked about again. */
 const askAgainAfterMs = 30_000;
 
@@ -66,6 +71,14 @@ export class PolicyPush {
     const isSame = session.held?.digest === now?.digest && session.held?.number === now?.number;
     session.held = now;
     if (!isSame) this.mark(session);
+  }
+
+  /** The agent is too old for what it was told. */
+  unsupported(session: AgentSession, number: number): void {
+    if (session.unsupported.length >= unsupportedMax) session.unsupported.shift();
+    session.unsupported.push(number);
+    this.mark(session);
+    this.flush();
   }
 
   forget(session: AgentSession): void {
@@ -116,13 +129,18 @@ export class PolicyPush {
   async #ask(sessions: AgentSession[]): Promise<void> {
     this.#calls += 1;
     const nowMs = this.#options.monotonicMs();
-    for (const session of sessions) session.askedAtMs = nowMs;
+    const told = sessions.map(({ unsupported }) => unsupported);
+    for (const session of sessions) {
+      session.askedAtMs = nowMs;
+      session.unsupported = [];
+    }
     try {
       const results = await this.#options.backend.deliver(
-        sessions.map(({ identity, held }) => ({
+        sessions.map(({ identity, held }, index) => ({
           organizationId: identity.organizationId,
           agentId: identity.agentId,
           held,
+          ...(told[index]?.length ? { unsupported: told[index] } : {}),
         })),
       );
       for (let index = 0; index < sessions.length; index += 1) {
@@ -133,7 +151,9 @@ export class PolicyPush {
         for (const command of [result.command, ...result.commands]) {
           if (command === null) continue;
           this.#options.counters.policyCommandsSent += 1;
-          session.forward(Buffer.from(command, 'base64'));
+          const encoded = Buffer.from(command, 'base64');
+          noteDraft(session, encoded);
+          session.forward(encoded);
         }
       }
     } catch (error) {
@@ -164,10 +184,14 @@ export class PolicyPush {
 
   /** Resolves when the stream has taken the part, or will take nothing any more. */
   async #answer({ session, digest, number, offset }: WaitingRequest): Promise<void> {
+    const isDraft = number === 0 && session.drafts.has(digest);
     const isAssigned = session.assigned?.digest === digest && session.assigned.number === number;
     let content: Buffer | undefined;
     try {
-      content = isAssigned ? await this.#setOf(session.identity.organizationId, digest) : undefined;
+      content =
+        isAssigned || isDraft
+          ? await this.#setOf(session.identity.organizationId, digest)
+          : undefined;
     } catch (error) {
       // No answer is an answer: the agent asks again.
       this.#options.warn('a policy set could not be read', { error: String(error) });
@@ -229,6 +253,19 @@ export class PolicyPush {
       offset += part.length;
       if (offset >= totalBytes || part.length === 0) return Buffer.concat(parts);
     }
+  }
+}
+
+/** What a command lets the agent fetch, beside the set of its vault. */
+function noteDraft({ drafts }: AgentSession, encoded: Buffer): void {
+  const content = ControlMessage.decode(encoded).payload?.content;
+  const action = content?.$case === 'command' ? content.value.action : undefined;
+  if (action?.$case !== 'replayDecisions' || action.value.draft === undefined) return;
+  drafts.delete(action.value.draft.digest);
+  drafts.add(action.value.draft.digest);
+  for (const oldest of drafts) {
+    if (drafts.size <= draftsMax) break;
+    drafts.delete(oldest);
   }
 }
 

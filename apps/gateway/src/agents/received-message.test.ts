@@ -101,6 +101,25 @@ const kind = fc.oneof(
       policySet: fc.option(fc.record({ version: count, digest: text }), { nil: undefined }),
       outcome: word,
       problem: word,
+      configurationDigest: text,
+    }),
+  }),
+  fc.record({
+    $case: fc.constant('replayReported' as const),
+    value: fc.record({
+      replayId: id,
+      outcome: word,
+      fromUnixMs: number,
+      decisions: count,
+      newlyDenied: count,
+      newlyAllowed: count,
+      newlyNeedingApproval: count,
+      unchanged: count,
+      unevaluated: fc.array(fc.record({ obstacle: word, count }), { maxLength: 20 }),
+      differences: fc.array(fc.record({ decisionRef: blob, change: word, count }), {
+        maxLength: 25,
+      }),
+      durationMs: count,
     }),
   }),
   fc.record({

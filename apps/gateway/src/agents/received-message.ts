@@ -30,6 +30,10 @@ import {
   OperationOutcome,
   PolicySetOutcome,
   PolicySetProblem,
+  ReplayChange,
+  ReplayObstacle,
+  ReplayOutcome,
+  type ReplayReported,
   RotationOutcome,
   Rotator,
   SecurityNoticeKind,
@@ -41,6 +45,7 @@ import type {
   Beat,
   HeldPolicySet,
   OperationCountsReport,
+  PolicyReplayReport,
   RetainedEvent,
 } from '@keystead/contracts/agent-link';
 import { limits } from '@keystead/contracts/limits';
@@ -104,6 +109,7 @@ type Told = Pick<
   | 'operationCounts'
   | 'policySet'
   | 'policyDecisions'
+  | 'policyReplay'
   | 'approval'
   | 'approvalAnswer'
 >;
@@ -277,6 +283,8 @@ function toldBy({ kind }: Event, certificateKey: KeyObject | undefined): Told | 
       const policyDecisions = { ...held, allowed, denied, newlyAllowed, newlyDenied, errors };
       return { kind: 'policy_decisions', details: policyDecisions, policyDecisions };
     }
+    case 'replayReported':
+      return replayOf(kind.value);
     case 'approvalReported':
       return approvalOf(kind.value);
     case 'approvalAnswered': {
@@ -303,6 +311,43 @@ export function heldOf(policySet: PolicySet | undefined): HeldPolicySet | undefi
   return number <= policySetNumberMax && digestPattern.test(digest)
     ? { number, digest }
     : undefined;
+}
+
+function replayOf(reported: ReplayReported): Told | string {
+  const { replayId, fromUnixMs, unevaluated, differences } = reported;
+  const { decisions, newlyDenied, newlyAllowed, newlyNeedingApproval, unchanged } = reported;
+  if (!isUuid(replayId)) return 'replay_reported.replay_id';
+  if (!isInstant(fromUnixMs)) return 'replay_reported.from_unix_ms';
+  if (unevaluated.length > 16) return 'replay_reported.unevaluated';
+  if (
+    differences.length > limits.replayDifferencesPerAgent ||
+    !differences.every(({ decisionRef }) => isReference(decisionRef))
+  ) {
+    return 'replay_reported.differences';
+  }
+  const counts = { decisions, newlyDenied, newlyAllowed, newlyNeedingApproval, unchanged };
+  const policyReplay: PolicyReplayReport = {
+    replayId: uuidOf(replayId),
+    outcome: nameOf(ReplayOutcome, reported.outcome),
+    fromMs: fromUnixMs,
+    ...counts,
+    unevaluated: unevaluated.map(({ obstacle, count }) => ({
+      obstacle: nameOf(ReplayObstacle, obstacle),
+      count,
+    })),
+    differences: differences.map(({ decisionRef, change, count }) => ({
+      reference: decisionRef.toString('hex'),
+      change: nameOf(ReplayChange, change),
+      count,
+    })),
+    durationMs: reported.durationMs,
+  };
+  const { replayId: id, outcome, durationMs } = policyReplay;
+  return {
+    kind: 'policy_replay',
+    details: { replayId: id, outcome, ...counts, durationMs },
+    policyReplay,
+  };
 }
 
 const actionPattern = /^[a-z-]{1,40}\.[a-z-]{1,40}$/;

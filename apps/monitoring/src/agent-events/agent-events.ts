@@ -39,9 +39,10 @@ export class AgentEvents {
         ];
         const usage = fresh.filter(({ operationCounts }) => operationCounts !== undefined);
         const policies = fresh.filter(
-          ({ policySet, policyDecisions, approval, approvalAnswer }) =>
+          ({ policySet, policyDecisions, policyReplay, approval, approvalAnswer }) =>
             policySet !== undefined ||
             policyDecisions !== undefined ||
+            policyReplay !== undefined ||
             approval !== undefined ||
             approvalAnswer !== undefined,
         );
@@ -57,7 +58,7 @@ export class AgentEvents {
           transaction,
           'policy.reported',
           policies.flatMap(({ organizationId, agentId, ...told }) => {
-            const { policySet, policyDecisions, approval, approvalAnswer } = told;
+            const { policySet, policyDecisions, policyReplay, approval, approvalAnswer } = told;
             const vaultId = vaults.byAgent.get(agentId);
             return vaultId
               ? [
@@ -68,6 +69,7 @@ export class AgentEvents {
                       agentId,
                       ...(policySet ? { policySet } : {}),
                       ...(policyDecisions ? { policyDecisions } : {}),
+                      ...(policyReplay ? { policyReplay } : {}),
                       ...(approval ? { approval } : {}),
                       ...(approvalAnswer ? { approvalAnswer } : {}),
                     },

@@ -74,7 +74,13 @@ export async function takeDueCommands(
   agents: readonly { organizationId: string; agentId: string }[],
 ): Promise<DueCommand[]> {
   const due = await transaction.$queryRaw<
-    { organization_id: string; agent_id: string; vault_id: string; action: Uint8Array }[]
+    {
+      organization_id: string;
+      id: string;
+      agent_id: string;
+      vault_id: string;
+      action: Uint8Array;
+    }[]
   >`
     with due as (
       select c.organization_id, c.id from policy.agent_command c
@@ -93,7 +99,7 @@ export async function takeDueCommands(
     )
     update policy.agent_command c set sent_at = clock_timestamp() from due
     where c.organization_id = due.organization_id and c.id = due.id
-    returning c.organization_id, c.agent_id, c.vault_id, c.action`;
+    returning c.organization_id, c.id, c.agent_id, c.vault_id, c.action`;
   const commands: DueCommand[] = [];
   for (const row of due) {
     // The counter of the agent is where that of its sets is: numbers ascend over both.
@@ -102,6 +108,9 @@ export async function takeDueCommands(
       values (${row.organization_id}::uuid, ${row.agent_id}::uuid, ${row.vault_id}::uuid, 'pending', 1)
       on conflict (organization_id, agent_id) do update set command_number = t.command_number + 1
       returning command_number as number`;
+    await transaction.$executeRaw`
+      update policy.agent_command set number = ${counted?.number ?? 0n}
+      where organization_id = ${row.organization_id}::uuid and id = ${row.id}::uuid`;
     const { action } = Command.decode(row.action);
     if (action === undefined) continue;
     commands.push({

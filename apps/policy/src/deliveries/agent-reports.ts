@@ -7,6 +7,7 @@ import { enqueueMany, type OutboxRow, take } from '@keystead/database/outbox';
 import { Bus } from '@keystead/messaging/bus';
 import { Inject, Injectable } from '@nestjs/common';
 import { takeAnswer, takeApproval } from '../approvals/approval-reports.ts';
+import { takeReplay } from '../replays/replay-steps.ts';
 import { reportOf } from './deliveries.ts';
 
 type Row = OutboxRow<'policy.reported'>;
@@ -43,8 +44,10 @@ export class AgentReports {
 
 async function record(transaction: Transaction, { organizationId, payload }: Row): Promise<Told[]> {
   if (organizationId === null) return [];
-  const { vaultId, agentId, policySet, policyDecisions, approval, approvalAnswer } = payload;
+  const { vaultId, agentId, policySet, policyDecisions, policyReplay } = payload;
+  const { approval, approvalAnswer } = payload;
   const reporter = { organizationId, vaultId, agentId };
+  if (policyReplay !== undefined) await takeReplay(transaction, reporter, policyReplay);
   if (approvalAnswer !== undefined) await takeAnswer(transaction, reporter, approvalAnswer);
   if (approval !== undefined) return takeApproval(transaction, reporter, approval);
   const of = { organization_id: organizationId, vault_id: vaultId, agent_id: agentId };

@@ -11,6 +11,7 @@ import { enqueueMany } from '@keystead/database/outbox';
 import { Bus } from '@keystead/messaging/bus';
 import { Inject, Injectable } from '@nestjs/common';
 import type { z } from 'zod';
+import { takeUnsupported } from '../replays/replay-steps.ts';
 import { type CommandAction, CommandSigner } from '../signing/command-signer.ts';
 import {
   endsSoon,
@@ -62,6 +63,7 @@ export class Deliveries {
     const { rows, changes, signatures, drifted, due } = await this.database.acrossTenants(
       'deliver-policies',
       async (transaction) => {
+        await takeUnsupported(transaction, agents);
         const rows = new Map((await read(transaction, agents)).map((row) => [row.agent_id, row]));
         // One that is asked about twice counts once, with what was said last.
         const each = new Map(agents.map((agent) => [agent.agentId, agent]));
@@ -111,7 +113,7 @@ export class Deliveries {
     };
   }
 
-  /** A part of a set, for gateways. */
+  /** A part of a set or of a draft, for gateways. */
   async part({
     organizationId,
     digest,
@@ -122,8 +124,14 @@ export class Deliveries {
       (transaction) => transaction.$queryRaw<{ total: number; part: Uint8Array }[]>`
         select octet_length(content) as total,
           substring(content from ${offset + 1}::int for ${limits.policySetPartBytes}::int) as part
-        from policy.policy_set_version
-        where organization_id = ${organizationId}::uuid and digest = ${digest}`,
+        from (
+          select content from policy.policy_set_version
+          where organization_id = ${organizationId}::uuid and digest = ${digest}
+          union all
+          select content from policy.replay
+          where organization_id = ${organizationId}::uuid and digest = ${digest}
+            and content is not null
+        ) offered limit 1`,
     );
     return row
       ? { totalBytes: row.total, content: Buffer.from(row.part).toString('base64') }

@@ -30,6 +30,8 @@ import {
 } from '@keystead/contracts/policy';
 import { isUniqueViolation, type Transaction } from '@keystead/database/database';
 import { Inject, Injectable } from '@nestjs/common';
+import { newestReplayOfDraft } from '../replays/replay-rows.ts';
+import { requireBelow } from '../replays/replay-verdict.ts';
 import { lineDiff } from './line-diff.ts';
 import { checkSource, isValid } from './policy-check.ts';
 import {
@@ -137,7 +139,7 @@ export class Policies {
       const policy = await lockPolicy(transaction, ctx, input.params.id);
       const row = await nextVersion(transaction, ctx, policy, source, why);
       tell(note, policy, row.version);
-      return { ...showVersion(row), problems };
+      return { ...showVersion(row), problems, replay: null };
     });
   }
 
@@ -167,7 +169,10 @@ export class Policies {
 
   async getVersion(ctx: TenantCtx, input: Input<typeof getPolicyVersion>): Promise<Shown> {
     const row = await this.#version(ctx, input.params);
-    return { ...showVersion(row), problems: await checkSource(sourceOf(row)) };
+    const replay = await this.work.read(ctx, (transaction) =>
+      newestReplayOfDraft(transaction, ctx, row.policyId, row.version),
+    );
+    return { ...showVersion(row), problems: await checkSource(sourceOf(row)), replay };
   }
 
   async diff(
@@ -205,7 +210,8 @@ export class Policies {
         reviewedAt: verdict === 'approve' ? new Date() : null,
       });
       tell(note, policy, version, { verdict });
-      return { ...showVersion(updated), problems };
+      const replay = await newestReplayOfDraft(transaction, ctx, policy.id, version);
+      return { ...showVersion(updated), problems, replay };
     });
   }
 
@@ -217,6 +223,9 @@ export class Policies {
       const policy = await lockPolicy(transaction, ctx, input.params.id);
       const row = await findVersion(transaction, ctx, policy.id, version);
       check(mayPublish(factsOf(row), ctx.actor.id, policy.fourEyes));
+      const replay = await newestReplayOfDraft(transaction, ctx, policy.id, version);
+      const { stopAboveNewDenials } = input.body;
+      if (stopAboveNewDenials !== undefined) requireBelow(stopAboveNewDenials, replay);
       await transaction.policyVersion.updateMany({
         where: {
           organizationId: ctx.organizationId,
@@ -242,7 +251,7 @@ export class Policies {
       tell(note, policy, version, {
         publishedVersion: { from: policy.publishedVersion, to: version },
       });
-      return { ...showVersion(updated), problems };
+      return { ...showVersion(updated), problems, replay };
     });
   }
 

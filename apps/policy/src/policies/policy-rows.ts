@@ -72,7 +72,9 @@ export function showPolicy(row: PolicyRow): Output<typeof getPolicy> {
   };
 }
 
-export function showVersion(row: VersionRow): Omit<Output<typeof getPolicyVersion>, 'problems'> {
+export function showVersion(
+  row: VersionRow,
+): Omit<Output<typeof getPolicyVersion>, 'problems' | 'replay'> {
   const person = (id: string | null, name: string | null) =>
     id === null ? null : { id, name: name ?? '' };
   return {

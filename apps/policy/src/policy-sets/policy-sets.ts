@@ -27,6 +27,7 @@ import type { Transaction } from '@keystead/database/database';
 import { compile } from '@keystead/policy-engine/compile';
 import { Inject, Injectable } from '@nestjs/common';
 import { named } from '../policies/policies.ts';
+import { newestReplayOfSet } from '../replays/replay-rows.ts';
 import { OrganizationSigners, type Signer, signWith } from '../signing/organization-signers.ts';
 import { contentBytes, engineSet } from './set-content.ts';
 import {
@@ -71,9 +72,10 @@ export class PolicySets {
   }
 
   async get(ctx: TenantCtx, input: Input<typeof showPolicySet>) {
-    return this.work.read(ctx, async (transaction) =>
-      showSet(await findSet(transaction, ctx, input.params.id)),
-    );
+    return this.work.read(ctx, async (transaction) => {
+      const row = await findSet(transaction, ctx, input.params.id);
+      return { ...showSet(row), replay: await newestReplayOfSet(transaction, ctx, row.id) };
+    });
   }
 
   async create(ctx: TenantCtx, input: Input<typeof createPolicySet>) {

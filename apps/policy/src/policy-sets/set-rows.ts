@@ -37,7 +37,7 @@ export async function lockSet(transaction: Transaction, ctx: TenantCtx, id: stri
 export const settingsOf = (row: { settings: unknown }): PolicySetSettings =>
   policySetSettings.parse(row.settings);
 
-export function showSet(row: SetRow): Output<typeof showPolicySet> {
+export function showSet(row: SetRow): Omit<Output<typeof showPolicySet>, 'replay'> {
   return {
     id: toId('policySet', row.id),
     name: row.name,

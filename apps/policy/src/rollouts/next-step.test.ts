@@ -1,3 +1,4 @@
+import type { ReplayThreshold } from '@keystead/contracts/policy';
 import { expect, test } from 'vitest';
 import { nextStep, type Progress, type RolloutFacts, stillForgiven } from './next-step.ts';
 
@@ -7,8 +8,8 @@ const rollout = (changes: Partial<RolloutFacts> = {}): RolloutFacts => ({
     { vaults: { kind: 'percent', percent: 1 }, watchSeconds: 60, afterwards: 'continue' },
     { vaults: { kind: 'all' }, watchSeconds: 0, afterwards: 'continue' },
   ],
-  halt: { rejectedAgents: 1, evaluationErrors: 5, newDenials: 100 },
-  forgiven: { rejected: 0, errors: 0, newlyDenied: 0 },
+  halt: { rejectedAgents: 1, evaluationErrors: 5, newDenials: 100, stopAboveNewDenials: null },
+  forgiven: { rejected: 0, errors: 0, newlyDenied: 0, replayedDenials: 0 },
   stageStartedAtMs: 0,
   ...changes,
 });
@@ -19,6 +20,8 @@ const progress = (changes: Partial<Progress> = {}): Progress => ({
   rejected: 0,
   errors: 0,
   newlyDenied: 0,
+  replayedDenials: 0,
+  replayedShare: 0,
   ...changes,
 });
 
@@ -44,17 +47,38 @@ test('it halts at once on rejections, failing evaluations and new denials', () =
   expect(halted({ newlyDenied: 100 })).toEqual({ do: 'halt', reason: 'halted_denials' });
   expect(halted({ errors: 4, newlyDenied: 99 })).toEqual({ do: 'nothing' });
   const unlimited = rollout({
-    halt: { rejectedAgents: 1, evaluationErrors: 5, newDenials: null },
+    halt: { rejectedAgents: 1, evaluationErrors: 5, newDenials: null, stopAboveNewDenials: null },
   });
   expect(nextStep(unlimited, progress({ newlyDenied: 1e9 }), 0)).toEqual({ do: 'nothing' });
 });
 
 test('what was forgiven does not halt it again, what comes on top does', () => {
-  const forgiven = { rejected: 1, errors: 0, newlyDenied: 0 };
+  const forgiven = { rejected: 1, errors: 0, newlyDenied: 0, replayedDenials: 0 };
   expect(nextStep(rollout({ forgiven }), progress({ rejected: 1 }), 0)).toEqual({ do: 'nothing' });
   expect(nextStep(rollout({ forgiven }), progress({ rejected: 2 }), 0)).toMatchObject({
     do: 'halt',
   });
+});
+
+test('it halts when a replay finds more newly denied than was allowed, in number or as a share', () => {
+  const stopped = (threshold: ReplayThreshold, changes: Partial<Progress>, forgiven = 0) =>
+    nextStep(
+      rollout({
+        halt: { ...rollout().halt, stopAboveNewDenials: threshold },
+        forgiven: { rejected: 0, errors: 0, newlyDenied: 0, replayedDenials: forgiven },
+      }),
+      progress(changes),
+      0,
+    );
+  const halt = { do: 'halt', reason: 'halted_replay' };
+  const some = { replayedDenials: 11, replayedShare: 0.02 };
+  expect(stopped({ count: 10 }, some)).toEqual(halt);
+  expect(stopped({ count: 11 }, some)).toEqual({ do: 'nothing' });
+  expect(stopped({ share: 0.01 }, some)).toEqual(halt);
+  expect(stopped({ share: 0.02, count: 100 }, some)).toEqual({ do: 'nothing' });
+  expect(stopped({ count: 0 }, {})).toEqual({ do: 'nothing' });
+  expect(stopped({ count: 10 }, some, 11)).toEqual({ do: 'nothing' });
+  expect(stopped({ count: 10 }, { ...some, replayedDenials: 12 }, 11)).toEqual(halt);
 });
 
 test('what went away is no longer forgiven: the next one counts', () => {

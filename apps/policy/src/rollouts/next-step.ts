@@ -3,6 +3,7 @@
  * and the time. No I/O.
  */
 import type { RolloutHalt, RolloutStage } from '@keystead/contracts/policy';
+import { isAbove } from '../replays/replay-verdict.ts';
 
 export interface RolloutFacts {
   stage: number;
@@ -17,6 +18,8 @@ export interface Troubles {
   rejected: number;
   errors: number;
   newlyDenied: number;
+  /** Found by the newest replay of what the set says; 0 without one. */
+  replayedDenials: number;
 }
 
 export interface Progress extends Troubles {
@@ -25,9 +28,11 @@ export interface Progress extends Troubles {
   active: number;
   /** Heard now, and not yet deciding by the set; those that are away converge when they return. */
   waiting: number;
+  /** Of the decisions that the replay could evaluate, from 0 to 1. */
+  replayedShare: number;
 }
 
-export type HaltReason = 'halted_rejections' | 'halted_errors' | 'halted_denials';
+export type HaltReason = 'halted_rejections' | 'halted_errors' | 'halted_denials' | 'halted_replay';
 
 export type RolloutStep =
   | { do: 'nothing' }
@@ -59,6 +64,17 @@ export function nextStep(rollout: RolloutFacts, progress: Progress, nowMs: numbe
   }
   if (halt.newDenials !== null && progress.newlyDenied - forgiven.newlyDenied >= halt.newDenials) {
     return { do: 'halt', reason: 'halted_denials' };
+  }
+  const { replayedDenials, replayedShare } = progress;
+  if (
+    halt.stopAboveNewDenials !== null &&
+    replayedDenials > forgiven.replayedDenials &&
+    isAbove(halt.stopAboveNewDenials, {
+      newlyDenied: replayedDenials,
+      newlyDeniedShare: replayedShare,
+    })
+  ) {
+    return { do: 'halt', reason: 'halted_replay' };
   }
   const current = stages[stage];
   if (current === undefined) return { do: 'complete' };

@@ -4,9 +4,15 @@ import type { TenantCtx } from '@keystead/contracts/context';
 import { notFound } from '@keystead/contracts/errors';
 import { toId, toUuid } from '@keystead/contracts/ids';
 import type { Output } from '@keystead/contracts/operation';
-import { type getRollout, type RolloutStage, rolloutHalt } from '@keystead/contracts/policy';
+import {
+  type getRollout,
+  type PolicyReplaySummary,
+  type RolloutStage,
+  rolloutHalt,
+} from '@keystead/contracts/policy';
 import type { Transaction } from '@keystead/database/database';
 import { assignNumber, lockVaults } from '../assignments/assignment-rows.ts';
+import { newestReplayOf } from '../replays/replay-rows.ts';
 import type { Progress, Troubles } from './next-step.ts';
 
 export type RolloutRow = Awaited<ReturnType<typeof findRollout>>;
@@ -14,7 +20,9 @@ export type ShownRollout = Output<typeof getRollout>;
 
 /** Kept beside the limits, for the way back from a halt. */
 export interface HaltRecord {
-  forgiven?: Troubles;
+  forgiven?: Partial<Troubles>;
+  /** What the set says, where a replay of it may stop the rollout. */
+  saysDigest?: string;
   /** Whom the alert is about. */
   alert?: { vaultId: string; agentId: string; reason: string };
 }
@@ -45,10 +53,11 @@ export const stagesOf = (row: Pick<RolloutRow, 'stages'>) =>
   row.stages as unknown as RolloutStage[];
 
 export const haltOf = ({ halt }: Pick<RolloutRow, 'halt'>) => {
-  const { forgiven, alert, ...limits } = halt as HaltRecord & Record<string, unknown>;
+  const { forgiven, alert, saysDigest, ...limits } = halt as HaltRecord & Record<string, unknown>;
   return {
     limits: rolloutHalt.parse(limits),
-    forgiven: forgiven ?? { rejected: 0, errors: 0, newlyDenied: 0 },
+    forgiven: { rejected: 0, errors: 0, newlyDenied: 0, replayedDenials: 0, ...forgiven },
+    saysDigest,
     alert,
   };
 };
@@ -73,6 +82,7 @@ export interface StateCounts extends Progress {
   pending: number;
   delivered: number;
   drifted: number;
+  replay: PolicyReplaySummary | null;
 }
 
 const none: StateCounts = {
@@ -85,6 +95,9 @@ const none: StateCounts = {
   waiting: 0,
   errors: 0,
   newlyDenied: 0,
+  replayedDenials: 0,
+  replayedShare: 0,
+  replay: null,
 };
 
 /**
@@ -93,7 +106,7 @@ const none: StateCounts = {
  */
 export async function countAgents(
   transaction: Transaction,
-  rollouts: readonly Pick<RolloutRow, 'organizationId' | 'id'>[],
+  rollouts: readonly Pick<RolloutRow, 'organizationId' | 'id' | 'halt'>[],
 ): Promise<Map<string, StateCounts>> {
   if (rollouts.length === 0) return new Map();
   const rows = await transaction.$queryRaw<(StateCounts & { id: string })[]>`
@@ -128,7 +141,19 @@ export async function countAgents(
         ${rollouts.map(({ id }) => id)}::uuid[]
       ))
     group by r.id`;
-  return new Map(rows.map(({ id, ...counts }) => [id, counts]));
+  const counted = new Map(rows.map(({ id, ...counts }) => [id, { ...none, ...counts }]));
+  for (const rollout of rollouts) {
+    const { saysDigest } = haltOf(rollout);
+    if (saysDigest === undefined) continue;
+    const replay = await newestReplayOf(transaction, rollout, saysDigest);
+    counted.set(rollout.id, {
+      ...(counted.get(rollout.id) ?? none),
+      replay,
+      replayedDenials: replay?.newlyDenied ?? 0,
+      replayedShare: replay?.newlyDeniedShare ?? 0,
+    });
+  }
+  return counted;
 }
 
 export function showRollout(row: RolloutRow, counts: StateCounts = none): ShownRollout {
@@ -145,6 +170,7 @@ export function showRollout(row: RolloutRow, counts: StateCounts = none): ShownR
     vaultCount: row.vaultCount,
     agents: { total, pending, delivered, active, rejected, drifted },
     decisions: { newlyDenied: counts.newlyDenied, errors: counts.errors },
+    replay: counts.replay,
     createdBy: row.createdBy,
     createdAt: row.createdAt.toISOString(),
     stageStartedAt: row.stageStartedAt.toISOString(),

@@ -2,6 +2,8 @@
  * Moves rollouts on. Takes no input: rollouts that run are rows, each is looked at in a transaction of
  * its own, and doing it twice changes nothing. Killed anywhere, the next run goes on.
  */
+
+import { toUuid } from '@keystead/contracts/ids';
 import { Database, type Transaction } from '@keystead/database/database';
 import { enqueueMany } from '@keystead/database/outbox';
 import { Bus } from '@keystead/messaging/bus';
@@ -13,6 +15,7 @@ import {
   haltOf,
   noCounts,
   type RolloutRow,
+  type StateCounts,
   stagesOf,
 } from './rollout-rows.ts';
 import { waitsForSomebody } from './rollouts.ts';
@@ -109,7 +112,7 @@ async function move(transaction: Transaction, organizationId: string, id: string
     case 'nothing':
       break;
     case 'halt':
-      await haltFor(transaction, row, step.reason);
+      await haltFor(transaction, row, step.reason, counts);
       break;
     case 'advance':
       await assignStage(transaction, row, row.stage + 1);
@@ -128,9 +131,17 @@ async function haltFor(
   transaction: Transaction,
   row: RolloutRow,
   reason: HaltReason,
+  { replay }: StateCounts,
 ): Promise<void> {
   const { organizationId } = row;
-  const [agent] = await transaction.$queryRaw<{ vault_id: string; agent_id: string }[]>`
+  const replayId = replay === null ? null : toUuid('policyReplay', replay.id);
+  const [agent] =
+    reason === 'halted_replay'
+      ? await transaction.$queryRaw<{ vault_id: string; agent_id: string }[]>`
+    select vault_id, agent_id from policy.replay_agent
+    where organization_id = ${organizationId}::uuid and replay_id = ${replayId}::uuid
+    order by newly_denied desc, agent_id limit 1`
+      : await transaction.$queryRaw<{ vault_id: string; agent_id: string }[]>`
     select k.vault_id, k.agent_id from policy.agent_policy k
     join policy.rollout_vault v
       on v.organization_id = k.organization_id and v.vault_id = k.vault_id

@@ -29,6 +29,8 @@ import type { AgentState } from '../deliveries/next-delivery.ts';
 import { addSetVersion } from '../policy-sets/policy-sets.ts';
 import { readContent } from '../policy-sets/set-content.ts';
 import { findSet } from '../policy-sets/set-rows.ts';
+import { newestReplayOf, saysDigest } from '../replays/replay-rows.ts';
+import { requireBelow } from '../replays/replay-verdict.ts';
 import { OrganizationSigners, type Signer } from '../signing/organization-signers.ts';
 import {
   assignStage,
@@ -99,6 +101,7 @@ export class Rollouts {
             detail: 'the set has no signed version of that number',
           });
         }
+        const says = await requireReplayBelow(transaction, ctx, number, halt);
         const id = newUuid();
         const vaults = await aimedAt(transaction, organizationId, target, id);
         const plan = planStages(
@@ -125,7 +128,7 @@ export class Rollouts {
             number,
             state: 'running',
             stages,
-            halt,
+            halt: { ...halt, ...(says === undefined ? {} : { saysDigest: says }) },
             ...(target.kind === 'vaults' ? {} : { target }),
             vaultCount: plan.size,
             createdBy: ctx.actor.name,
@@ -159,8 +162,8 @@ export class Rollouts {
   resume(ctx: TenantCtx, input: Input<Step>): Promise<Shown> {
     return this.#move(ctx, resumeRollout, input, ['paused', 'halted'], async (transaction, row) => {
       const counts = (await countAgents(transaction, [row])).get(row.id) ?? noCounts;
-      const { limits } = haltOf(row);
-      const { rejected, errors, newlyDenied } = counts;
+      const { limits, saysDigest: says } = haltOf(row);
+      const { rejected, errors, newlyDenied, replayedDenials } = counts;
       // Where a stage was done and waited for somebody, the next one begins.
       const waited = row.state === 'paused' && row.reason === waitsForSomebody;
       if (waited) await assignStage(transaction, row, row.stage + 1);
@@ -169,7 +172,11 @@ export class Rollouts {
         reason: null,
         ...(waited ? { stage: row.stage + 1 } : {}),
         stageStartedAt: new Date(),
-        halt: { ...limits, forgiven: { rejected, errors, newlyDenied } },
+        halt: {
+          ...limits,
+          ...(says === undefined ? {} : { saysDigest: says }),
+          forgiven: { rejected, errors, newlyDenied, replayedDenials },
+        },
       };
     });
   }
@@ -309,6 +316,24 @@ function signedNumber(transaction: Transaction, organizationId: string, number: 
     where: { organizationId_number: { organizationId, number } },
     select: { setId: true },
   });
+}
+
+/** What the set says, where a replay of that may stop the rollout. @throws ServiceError where it does now */
+async function requireReplayBelow(
+  transaction: Transaction,
+  ctx: TenantCtx,
+  number: number,
+  { stopAboveNewDenials }: Input<typeof createRollout>['body']['halt'],
+): Promise<string | undefined> {
+  if (stopAboveNewDenials === null) return undefined;
+  const { organizationId } = ctx;
+  const { content } = await transaction.policySetVersion.findUniqueOrThrow({
+    where: { organizationId_number: { organizationId, number } },
+    select: { content: true },
+  });
+  const says = saysDigest(readContent(content).set);
+  requireBelow(stopAboveNewDenials, await newestReplayOf(transaction, ctx, says));
+  return says;
 }
 
 interface AimedVault {

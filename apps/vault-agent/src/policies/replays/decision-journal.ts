@@ -201,11 +201,10 @@ export class DecisionJournal {
   async #makeRoom(nowMs: number): Promise<void> {
     const closed = await this.#closed();
     const keptFromMs = nowMs - replayLimits.keepDays * 86_400_000;
+    const [oldest, next] = closed;
+    // One at a time, as they came: a clock that is wrong for a while takes little away.
+    if (oldest !== undefined && (next?.firstMs ?? nowMs) < keptFromMs) await rm(oldest.path);
     let bytes = 0;
-    for (const [index, { path }] of closed.entries()) {
-      const isOver = (closed[index + 1]?.firstMs ?? nowMs) < keptFromMs;
-      if (isOver) await rm(path);
-    }
     for (const { path } of (await this.#closed()).reverse()) {
       bytes += (await stat(path)).size;
       if (bytes > this.#limits.closedBytesMax) await rm(path);
