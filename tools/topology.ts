@@ -25,6 +25,7 @@ import {
 import { operations } from '@keystead/contracts/operations';
 import { outboxTopics } from '@keystead/contracts/outbox';
 import * as policy from '@keystead/contracts/policy';
+import * as policyReplays from '@keystead/contracts/policy-replays';
 import * as registry from '@keystead/contracts/registry';
 
 const root = join(import.meta.dirname, '..');
@@ -165,6 +166,7 @@ export function readDeclared(): Map<string, Declared> {
     monitoring,
     policy,
     approvals,
+    policyReplays,
     analytics,
     notification,
     agentLink,
