@@ -44,26 +44,13 @@ export type AuditLineType = 'file' | 'operation' | 'head' | 'mended' | 'resumed'
 export const noHash = '0'.repeat(64);
 export const auditFormat = 1;
 
-/** The body of an operation's line, without the sequence: it is numbered when it is written. */
+/**
+ * The body of an operation's line, without the sequence: it is numbered when it is written. Put together
+ * by hand, as there is one for every request: most texts in it need no escaping.
+ */
 export function operationBody(fact: AuditFact, nowMs: number): string {
-  const { identity, resource } = fact;
-  return JSON.stringify({
-    at: isoTime(nowMs),
-    type: 'operation',
-    requestId: clip(fact.requestId),
-    identity: { kind: identity.kind, id: clip(identity.id), name: clip(identity.name) },
-    address: clip(fact.address),
-    action: fact.action,
-    operation: clip(fact.operation),
-    namespace: clipped(resource.namespace),
-    secret: clipped(resource.secret),
-    other: clipped(resource.other),
-    phase: fact.phase,
-    result: fact.result,
-    code: fact.code,
-    decidedBy: fact.decidedBy?.slice(0, auditLimits.listLength).map(clip),
-    context: fact.context === undefined ? undefined : clippedContext(fact.context),
-  });
+  const { resource } = fact;
+  return `{"at":"${isoTime(nowMs)}","type":"operation","requestId":${quoted(fact.requestId)},"identity":${identityJson(fact.identity)},"address":${quoted(fact.address)},"action":"${fact.action}","operation":${quoted(fact.operation)}${field('namespace', resource.namespace)}${field('secret', resource.secret)}${field('other', resource.other)},"phase":"${fact.phase}","result":"${fact.result}"${field('code', fact.code)}${listField(fact.decidedBy)}${contextField(fact.context)}}`;
 }
 
 /** The body of a line of the audit's own bookkeeping. */
@@ -210,8 +197,37 @@ function clip(text: string): string {
   return text.length > auditLimits.textLength ? text.slice(0, auditLimits.textLength) : text;
 }
 
-function clipped(text: string | undefined): string | undefined {
-  return text === undefined ? undefined : clip(text);
+/** What JSON writes as it is. */
+const plain = /^[ !#-[\]-~]*$/;
+
+function quoted(text: string): string {
+  const short = clip(text);
+  return plain.test(short) ? `"${short}"` : JSON.stringify(short);
+}
+
+function field(name: string, text: string | undefined): string {
+  return text === undefined ? '' : `,"${name}":${quoted(text)}`;
+}
+
+function listField(list: readonly string[] | undefined): string {
+  if (list === undefined) return '';
+  return `,"decidedBy":[${list.slice(0, auditLimits.listLength).map(quoted).join(',')}]`;
+}
+
+function contextField(context: AuditFact['context']): string {
+  return context === undefined ? '' : `,"context":${JSON.stringify(clippedContext(context))}`;
+}
+
+const identities = new WeakMap<AuditIdentity, string>();
+
+/** Whoever calls often is one object that never changes. */
+function identityJson(identity: AuditIdentity): string {
+  const known = identities.get(identity);
+  if (known !== undefined) return known;
+  const { kind, id, name } = identity;
+  const json = `{"kind":"${kind}","id":${quoted(id)},"name":${quoted(name)}}`;
+  if (Object.isFrozen(identity)) identities.set(identity, json);
+  return json;
 }
 
 function clippedContext(

@@ -11,6 +11,8 @@ export const auditLimits = {
   /** What goes to the disk in one piece; a torn end is never longer. */
   batchEntries: 1_000,
   batchBytes: 4 * 1024 * 1024,
+  /** What is left of a crowd after each sync: soon after it is gone nobody waits for it. */
+  crowdKept: 7 / 8,
   /** The longest text in an entry, and the most of a list: an entry stays below `lineBytes`. */
   textLength: 512,
   listLength: 16,

@@ -15,8 +15,9 @@ import {
 } from 'node:fs';
 import { dirname } from 'node:path';
 import { isAuditHeadSignedBy } from '@keystead/agent-protocol/audit-head';
+import fc from 'fast-check';
 import { afterEach, expect, test } from 'vitest';
-import { bookkeepingBody, chainLine, parseLine } from './audit-entry.ts';
+import { bookkeepingBody, chainLine, operationBody, parseLine } from './audit-entry.ts';
 import { closedFiles } from './audit-files.ts';
 import { fact, freshLogFile, openTrail, readLog } from './audit-log.fixture.ts';
 import { AuditSigner } from './audit-signer.ts';
@@ -100,6 +101,60 @@ test('an entry is on the disk when it is acknowledged, with who, what, when, whe
     context: { network: '10.0.0.0/8', attempts: 3 },
     hash: expect.stringMatching(/^[0-9a-f]{64}$/),
   });
+});
+
+test('whatever stands in an entry, its line says the same', () => {
+  const text = fc.string({ unit: 'binary', maxLength: 40 });
+  fc.assert(
+    fc.property(text, text, text, fc.option(text), (id, name, secret, context) => {
+      const identity = Object.freeze({ kind: 'jwt' as const, id, name });
+      const told = fact(1, {
+        requestId: name,
+        identity,
+        address: secret,
+        resource: { secret, other: id },
+        decidedBy: [id, name],
+        context: context === null ? undefined : { [context]: context },
+      });
+      // Once more as one that is known.
+      for (const body of [operationBody(told, 0), operationBody(told, 0)]) {
+        expect(JSON.parse(body)).toEqual({
+          at: '1970-01-01T00:00:00.000Z',
+          type: 'operation',
+          requestId: name,
+          identity,
+          address: secret,
+          action: told.action,
+          operation: told.operation,
+          secret,
+          other: id,
+          phase: 'outcome',
+          result: 'done',
+          decidedBy: [id, name],
+          ...(context === null ? {} : { context: { [context]: context } }),
+        });
+        expect(body).toBe(JSON.stringify(JSON.parse(body)));
+      }
+    }),
+  );
+});
+
+test('a crowd is written in halves, and who comes alone waits for nobody', async () => {
+  const trail = await begin(freshLogFile());
+  const { counters } = trail;
+  const before = counters.commits;
+  let left = 640;
+  const ask = async () => {
+    while (left > 0) {
+      left -= 1;
+      await trail.record(fact(left));
+    }
+  };
+  await Promise.all(Array.from({ length: 32 }, ask));
+  expect(640 / (counters.commits - before)).toBeGreaterThan(8);
+  const alone = counters.commits;
+  for (let number = 0; number < 20; number += 1) await trail.record(fact(number));
+  expect(counters.commits - alone).toBeGreaterThanOrEqual(20);
 });
 
 test('entries that wait together share a sync and keep the order of their calls', async () => {

@@ -4,13 +4,14 @@
  * Cast: `audit-entry` is the form of a line, `audit-files` the files of a log and their end after a
  * crash, `audit-verification` checks what this wrote, `audit-search` reads it.
  *
- * Group commit: whatever waits is written in one piece and synced once, off the event loop. The
- * memory's end of the chain moves only with a sync, so that a failed write leaves nothing behind but
- * bytes that the next try cuts off. After a failure every entry is refused at once while the trail
+ * Group commit: whatever waits is written in one piece and synced once, off the event loop. A sync costs
+ * as much as several requests, so where many come at once half of them are waited for, while the other
+ * half is being synced. The memory's end of the chain moves only with a sync, so that a failed write
+ * leaves nothing behind but bytes that the next try cuts off. After a failure every entry is refused at once while the trail
  * tries by itself; the first entry that goes through again says how long it was.
  */
 import { randomBytes } from 'node:crypto';
-import { fdatasync, write } from 'node:fs';
+import { constants, fdatasync, write } from 'node:fs';
 import { type FileHandle, open, rename, stat, unlink } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
@@ -79,8 +80,11 @@ export type AuditNotice =
 
 /** How bytes get to the disk; the operating system's calls but in tests of slow disks. */
 export interface AuditDisk {
+  /** Of `open(2)`, besides those that say what is done with the file. */
+  flags?: number;
   write(descriptor: number, bytes: Buffer, position: number): Promise<number>;
-  sync(descriptor: number): Promise<void>;
+  /** Missing where a write comes back only when it is on the disk. */
+  sync?: (descriptor: number) => Promise<void>;
 }
 
 /** In ms; those of `auditLimits` but in tests that would only wait. */
@@ -129,19 +133,18 @@ interface OpenFile {
   firstAtMs: number;
 }
 
-const writeAt = promisify(write) as (
-  descriptor: number,
-  bytes: Buffer,
-  offset: number,
-  length: number,
-  position: number,
-) => Promise<{ bytesWritten: number }>;
+const writeBytes: AuditDisk['write'] = (descriptor, bytes, position) =>
+  new Promise((resolve, reject) => {
+    write(descriptor, bytes, 0, bytes.length, position, (error, written) =>
+      error === null ? resolve(written) : reject(error),
+    );
+  });
 
-const operatingSystem: AuditDisk = {
-  write: async (descriptor, bytes, position) =>
-    (await writeAt(descriptor, bytes, 0, bytes.length, position)).bytesWritten,
-  sync: promisify(fdatasync),
-};
+/** Linux writes and syncs in one call; elsewhere `O_DSYNC` may mean less than `fdatasync`. */
+const operatingSystem: AuditDisk =
+  process.platform === 'linux'
+    ? { flags: constants.O_DSYNC, write: writeBytes }
+    : { write: writeBytes, sync: promisify(fdatasync) };
 
 const dayMs = 86_400_000;
 
@@ -163,6 +166,8 @@ export class AuditTrail {
   #end: ChainEnd | undefined;
   #waiting: Waiting[] = [];
   #inFlight: Waiting[] = [];
+  /** About how many entries come at once: those of a sync, and those that wait when it is done. */
+  #crowd = 0;
   #pumping: Promise<void> | undefined;
   #watch: NodeJS.Timeout | undefined;
   #blocked: { reason: string; sinceMs: number; refused: number } | undefined;
@@ -322,7 +327,7 @@ export class AuditTrail {
       this.#end = { sequence: found.sequence, hash: found.hash };
     }
     if (found.broken !== undefined) this.#notify({ kind: 'broken', reason: found.broken });
-    const handle = await open(logFile, 'r+');
+    const handle = await open(logFile, constants.O_RDWR | (this.#disk.flags ?? 0));
     try {
       if (found.torn !== undefined) {
         await handle.truncate(found.size);
@@ -384,10 +389,11 @@ export class AuditTrail {
     });
     const { line, hash } = chainLine(body, before.sequence + 1, before.hash);
     const bytes = Buffer.from(line);
-    const handle = await open(logFile, 'wx+', 0o600);
+    const create = constants.O_RDWR | constants.O_CREAT | constants.O_EXCL;
+    const handle = await open(logFile, create | (this.#disk.flags ?? 0), 0o600);
     try {
       await this.#writeAll(handle.fd, bytes, 0);
-      await this.#disk.sync(handle.fd);
+      await this.#disk.sync?.(handle.fd);
       await syncFolder(dirname(logFile));
       const { ino, dev } = await handle.stat();
       this.#end = { sequence: before.sequence + 1, hash };
@@ -464,7 +470,10 @@ export class AuditTrail {
 
   async #run(): Promise<void> {
     try {
-      while (this.#waiting.length > 0) await this.#commit();
+      while (this.#waiting.length > 0) {
+        await this.#gather();
+        if (this.#waiting.length > 0) await this.#commit();
+      }
     } catch (error) {
       await this.#failed(error);
     } finally {
@@ -473,6 +482,16 @@ export class AuditTrail {
         clearInterval(this.#watch);
         this.#watch = undefined;
       }
+    }
+  }
+
+  /** Waits for half of a crowd, as long as every turn of the event loop brings some of it. */
+  async #gather(): Promise<void> {
+    const enough = this.#crowd / 2;
+    let before = 0;
+    while (this.#waiting.length > before && this.#waiting.length < enough) {
+      before = this.#waiting.length;
+      await nextTurn();
     }
   }
 
@@ -485,9 +504,12 @@ export class AuditTrail {
     }
     const batch = this.#takeBatch();
     this.#inFlight = batch.entries;
-    await this.#writeAll(file.handle.fd, batch.bytes, file.size);
     const { logFile } = this.#options;
-    const [, there] = await Promise.all([this.#disk.sync(file.handle.fd), stat(logFile)]);
+    const looked = stat(logFile).catch((error: Error) => error);
+    await this.#writeAll(file.handle.fd, batch.bytes, file.size);
+    await this.#disk.sync?.(file.handle.fd);
+    const there = await looked;
+    if (there instanceof Error) throw there;
     if (there.ino !== file.inode || there.dev !== file.device) {
       throw new Error(`${logFile} was replaced`);
     }
@@ -497,6 +519,8 @@ export class AuditTrail {
     this.counters.entries += batch.entries.length;
     this.counters.bytes += batch.bytes.length;
     this.#inFlight = [];
+    const crowd = batch.entries.length + this.#waiting.length;
+    this.#crowd = Math.max(crowd, this.#crowd * auditLimits.crowdKept);
     if (this.#blocked !== undefined) this.#resumed(batch.tellsResumed);
     for (const { settle } of batch.entries) settle?.();
     for (const head of batch.heads) for (const listener of this.#headListeners) listener(head);
