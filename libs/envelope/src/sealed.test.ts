@@ -15,6 +15,7 @@ import { envelopeLimits } from './limits.ts';
 import {
   Corrupt,
   type CorruptPart,
+  Opener,
   open,
   seal,
   sealedBy,
@@ -44,8 +45,11 @@ test('what was sealed opens with its key and its data', () => {
       fc.uint8Array({ maxLength: 5_000 }),
       fc.uint8Array({ maxLength: 200 }),
       (plaintext, associated) => {
-        const back = open(key, seal(key, plaintext, associated), associated);
-        expect(back.equals(plaintext)).toBe(true);
+        const message = seal(key, plaintext, associated);
+        expect(open(key, message, associated).equals(plaintext)).toBe(true);
+        const opener = new Opener(key, message, associated);
+        opener.open().fill(0);
+        expect(opener.open().equals(plaintext)).toBe(true);
       },
     ),
   );
@@ -187,7 +191,9 @@ test('whatever bytes come, they are refused as corrupt or as of another key', ()
   );
   fc.assert(
     fc.property(arbitrary, (bytes) => {
-      expect(corruptPart(() => open(key, bytes, data))).toBeTypeOf('string');
+      const part = corruptPart(() => open(key, bytes, data));
+      expect(part).toBeTypeOf('string');
+      expect(corruptPart(() => new Opener(key, bytes, data).open())).toBe(part);
     }),
   );
 });

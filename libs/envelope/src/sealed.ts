@@ -129,18 +129,57 @@ export function seal(
  */
 export function open(key: SecretKey, sealed: Uint8Array, associatedData: Uint8Array): Buffer {
   const bytes = asBuffer(sealed);
+  requireSealedBy(key, bytes);
+  return decrypted(
+    decryptGcm(
+      key,
+      bytes.subarray(headerLength, bodyOffset),
+      [bytes.subarray(0, headerLength), associatedData],
+      bytes.subarray(bodyOffset, bytes.length - tagLength),
+      bytes.subarray(bytes.length - tagLength),
+    ),
+  );
+}
+
+/** A sealed message that is looked through once and opened often: the bytes must stay as they are. */
+export class Opener {
+  readonly #key: SecretKey;
+  readonly #nonce: Buffer;
+  readonly #data: Buffer;
+  readonly #ciphertext: Buffer;
+  readonly #tag: Buffer;
+
+  /** @throws WrongKey, Corrupt where the envelope is malformed */
+  constructor(key: SecretKey, sealed: Uint8Array, associatedData: Uint8Array) {
+    const bytes = asBuffer(sealed);
+    requireSealedBy(key, bytes);
+    this.#key = key;
+    this.#nonce = bytes.subarray(headerLength, bodyOffset);
+    this.#data = Buffer.concat([bytes.subarray(0, headerLength), associatedData]);
+    this.#ciphertext = bytes.subarray(bodyOffset, bytes.length - tagLength);
+    this.#tag = bytes.subarray(bytes.length - tagLength);
+  }
+
+  /** As {@link open}. @throws Corrupt, KeyWiped */
+  open(): Buffer {
+    return decrypted(decryptGcm(this.#key, this.#nonce, [this.#data], this.#ciphertext, this.#tag));
+  }
+
+  /** Also everything that was opened with the same key elsewhere opens no more. */
+  wipeKey(): void {
+    this.#key.wipe();
+  }
+}
+
+function requireSealedBy(key: SecretKey, bytes: Buffer): void {
   const malformed = findMalformed(bytes);
   if (malformed !== undefined) throw new Corrupt(malformed);
   if (bytes.compare(key.commitment, 0, commitmentLength, fixed.length, headerLength) !== 0) {
     throw new WrongKey();
   }
-  const plaintext = decryptGcm(
-    key,
-    bytes.subarray(headerLength, bodyOffset),
-    [bytes.subarray(0, headerLength), associatedData],
-    bytes.subarray(bodyOffset, bytes.length - tagLength),
-    bytes.subarray(bytes.length - tagLength),
-  );
+}
+
+function decrypted(plaintext: Buffer | undefined): Buffer {
   if (plaintext === undefined) throw new Corrupt('tag');
   return plaintext;
 }

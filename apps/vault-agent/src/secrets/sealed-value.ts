@@ -7,7 +7,7 @@ import { randomFillSync } from 'node:crypto';
 import { ServiceError } from '@keystead/contracts/errors';
 import { associatedData } from '@keystead/envelope/aad';
 import { deriveKey, type SecretKey } from '@keystead/envelope/keys';
-import { Corrupt, open, seal, WrongKey } from '@keystead/envelope/sealed';
+import { Corrupt, Opener, seal, WrongKey } from '@keystead/envelope/sealed';
 
 export interface VersionPlace {
   namespaceId: string;
@@ -23,37 +23,29 @@ export function sealValue(namespaceKey: SecretKey, place: VersionPlace, value: U
   return Buffer.concat([salt, seal(key, value, placeData(place))]);
 }
 
-/** What opens one version again and again: its own key and what it is bound to. */
-export interface ValueOpener {
-  key: SecretKey;
-  sealed: Buffer;
-  data: Buffer;
-}
-
-/** @throws ServiceError where the row is too short to be one */
+/** What opens one version again and again. @throws ServiceError `internal`: the row was damaged or moved */
 export function valueOpener(
   namespaceKey: SecretKey,
   place: VersionPlace,
   stored: Uint8Array,
-): ValueOpener {
+): Opener {
   const bytes = Buffer.from(stored.buffer, stored.byteOffset, stored.byteLength);
   if (bytes.length <= saltBytes) throw damaged(place, 'it is too short');
-  return {
-    key: deriveKey(namespaceKey, bytes.subarray(0, saltBytes)),
-    sealed: bytes.subarray(saltBytes),
-    data: placeData(place),
-  };
+  const key = deriveKey(namespaceKey, bytes.subarray(0, saltBytes));
+  try {
+    return new Opener(key, bytes.subarray(saltBytes), placeData(place));
+  } catch (error) {
+    key.wipe();
+    throw explained(error, place);
+  }
 }
 
-/** The value, in memory of its own. @throws ServiceError `internal`: the row was damaged or moved */
-export function openWith(opener: ValueOpener, place: VersionPlace): Buffer {
+/** The value, in memory of its own. @throws ServiceError `internal` */
+export function openWith(opener: Opener, place: VersionPlace): Buffer {
   try {
-    return open(opener.key, opener.sealed, opener.data);
+    return opener.open();
   } catch (error) {
-    if (error instanceof Corrupt || error instanceof WrongKey) {
-      throw damaged(place, error.message);
-    }
-    throw error;
+    throw explained(error, place);
   }
 }
 
@@ -67,8 +59,13 @@ export function openValue(
   try {
     return openWith(opener, place);
   } finally {
-    opener.key.wipe();
+    opener.wipeKey();
   }
+}
+
+function explained(error: unknown, place: VersionPlace): unknown {
+  const isDamage = error instanceof Corrupt || error instanceof WrongKey;
+  return isDamage ? damaged(place, error.message) : error;
 }
 
 function placeData({ namespaceId, secretId, version }: VersionPlace): Buffer {

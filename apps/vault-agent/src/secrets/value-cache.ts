@@ -3,10 +3,10 @@
  * key. The plaintext is kept only where the owner wants that, and no longer than that.
  */
 import type { ValueEncoding } from '@keystead/contracts/agent-api/secrets';
+import type { Opener } from '@keystead/envelope/sealed';
 import { LRUCache } from 'lru-cache';
 import type { CacheListener, KnownNamespace } from '../namespaces/namespace-directory.ts';
 import type { VersionState } from '../store/agent-tables.ts';
-import type { ValueOpener } from './sealed-value.ts';
 
 export interface CachedValue {
   readonly namespace: KnownNamespace;
@@ -21,7 +21,9 @@ export interface CachedValue {
   readonly createdAt: string;
   readonly etag: string;
   /** Undefined where there is nothing to open. */
-  readonly opener: ValueOpener | undefined;
+  readonly opener: Opener | undefined;
+  /** Of what is stored. */
+  readonly sealedBytes: number;
   plaintext: Buffer | undefined;
   plaintextTimer: NodeJS.Timeout | undefined;
 }
@@ -35,7 +37,7 @@ export interface ValueCacheOptions {
 }
 
 /** What an entry weighs beside its value: its key, its names, the objects around. */
-const entryBytes = 600;
+const entryBytes = 1_200;
 
 export class ValueCache implements CacheListener {
   readonly #entries: LRUCache<string, CachedValue>;
@@ -48,7 +50,7 @@ export class ValueCache implements CacheListener {
     this.#entries = new LRUCache({
       max: options.maxEntries,
       maxSize: options.maxBytes,
-      sizeCalculation: ({ opener }) => entryBytes + (opener?.sealed.length ?? 0),
+      sizeCalculation: ({ sealedBytes }) => entryBytes + sealedBytes,
       dispose: wipe,
     });
   }
@@ -101,7 +103,7 @@ function keyOf(namespaceId: string, secretName: string): string {
 
 /** Whoever was just given the entry opens it first: that takes no more than promises that are settled. */
 function wipe(entry: CachedValue): void {
-  setImmediate(() => entry.opener?.key.wipe());
+  setImmediate(() => entry.opener?.wipeKey());
   wipePlaintext(entry);
 }
 

@@ -184,6 +184,7 @@ export class ValueReader {
       createdAt: new Date(row.created_at_ms).toISOString(),
       etag: String(row.revision),
       opener: row.state === 'active' ? valueOpener(key, place, row.sealed) : undefined,
+      sealedBytes: row.sealed.length,
       plaintext: undefined,
       plaintextTimer: undefined,
     };
