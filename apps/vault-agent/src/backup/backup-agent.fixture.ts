@@ -9,6 +9,7 @@ import type { Queries } from '@keystead/vault-store/sql/sql-store';
 import { accessMigrations } from '../access/access-tables.ts';
 import type { Caller } from '../access/caller.ts';
 import type { Errand } from '../access/door.ts';
+import { clockMigrations } from '../clock/clock-tables.ts';
 import type { TrustedClock } from '../clock/trusted-clock.ts';
 import { leaseMigrations } from '../leases/lease-tables.ts';
 import { Leases } from '../leases/leases.ts';
@@ -50,6 +51,7 @@ export async function openBackupAgent(
     sql: place.sql,
     provider,
     migrations: [
+      ...clockMigrations,
       ...accessMigrations,
       ...leaseMigrations,
       ...rotationMigrations,
@@ -80,6 +82,7 @@ export async function openBackupAgent(
   const door = {
     perform: async <T>(who: Caller, errand: Errand, work: (decision: never) => Promise<T> | T) => {
       audited.push(`${who.identity.id} ${errand.action} ${errand.resource.other}`);
+      for (const { action } of errand.also ?? []) audited.push(`${who.identity.id} ${action}`);
       return work(undefined as never);
     },
   };

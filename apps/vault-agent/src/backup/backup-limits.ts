@@ -23,6 +23,8 @@ export const backupLimits = {
   attemptsMax: 5,
   retryFirstMs: 60_000,
   retryMostMs: 3_600_000,
+  // Restores, drills and verifications of one agent: each holds a file of the backup, a drill a whole vault.
+  runsAtOnce: 4,
   // Runs that are remembered: the oldest go first.
   runsKept: 1_000,
   // The term of the one that does backups, and how often the others look whether it is gone.

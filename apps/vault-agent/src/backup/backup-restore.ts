@@ -25,8 +25,10 @@ import { lockNamespace, lockVault } from '../store/locks.ts';
 import type { Vault } from '../store/vault.ts';
 import { type AccessLine, readAccess, takeAccess } from './backup-access.ts';
 import type { BackupReader, BackupSummary } from './backup-archive.ts';
+import { backupLimits as limits } from './backup-limits.ts';
 import { type RecordQueries, readRecords, takeRecords } from './backup-records.ts';
 import { type RotationLine, readRotations, takeRotations } from './backup-rotations.ts';
+import { upTo } from './backup-sections.ts';
 import { workPath } from './stored-backups.ts';
 
 export type RestoreChoices = Pick<
@@ -52,6 +54,11 @@ export interface RestoreOptions {
   /** The backup, on this machine. */
   reader: BackupReader;
   identities: readonly StreamIdentity[];
+  /**
+   * False: anybody may have made it. What says who may do what, and where values are sent, is not taken
+   * from them.
+   */
+  isAuthorKnown: boolean;
   caller: Caller;
   choices: RestoreChoices;
   /** Where files of the backup are laid. */
@@ -91,10 +98,17 @@ export async function restore(options: RestoreOptions): Promise<Restored> {
   const { vault, choices, caller, identities, reader } = options;
   const step = options.onStep ?? (() => undefined);
   requireContents(reader, choices);
+  if (!options.isAuthorKnown && choices.contents.includes('access')) {
+    throw new ServiceError('unprocessable', {
+      detail:
+        'Roles and keys are not taken from an unknown author: name the author under backup.authors',
+    });
+  }
   const laid = join(options.folder, `restored-${reader.header.id}`);
   const unfinished = workPath(options.folder, 'restoring');
   try {
     const found = await readAll(reader, identities, choices, unfinished);
+    found.hasRotations &&= options.isAuthorKnown;
     const { summary } = reader;
     const guard = new Guard(vault, reader, summary, found, choices);
     await vault.store.snapshot((queries) => guard.check(queries));
@@ -279,7 +293,12 @@ async function readAll(
     if (isFile && wanted.has(section.name) && section.file !== undefined) {
       await mkdir(folder, { recursive: true, mode: 0o700 });
       await pipeline(
-        Readable.from(section.content, { objectMode: false }),
+        Readable.from(
+          section.name === 'audit'
+            ? section.content
+            : upTo(section.content, limits.configurationMaxBytes, section.file),
+          { objectMode: false },
+        ),
         createWriteStream(join(folder, section.file), { mode: 0o600, flags: 'wx', flush: true }),
       );
       found.files.push(section.file);

@@ -3,6 +3,7 @@ import { createReadStream } from 'node:fs';
 import { open, stat } from 'node:fs/promises';
 import { basename } from 'node:path';
 import type { BackupContent } from '@keystead/contracts/agent-api/backup';
+import { ServiceError } from '@keystead/contracts/errors';
 import type { Queries } from '@keystead/vault-store/sql/sql-store';
 import type { AccessTables } from '../access/access-tables.ts';
 import { closedFiles } from '../audit/audit-files.ts';
@@ -69,7 +70,11 @@ export class BackupSections {
     const { configuration, auditLog } = this.#files;
     if (contents.has('configuration') && configuration !== undefined) {
       const file = basename(configuration);
-      yield { name: 'configuration', file, content: createReadStream(configuration) };
+      yield {
+        name: 'configuration',
+        file,
+        content: upTo(createReadStream(configuration), limits.configurationMaxBytes, file),
+      };
     }
     if (contents.has('access')) {
       const lines = accessLines(this.#queries as unknown as Queries<AccessTables>);
@@ -114,6 +119,24 @@ export class BackupSections {
       if (row.kind === 'version') this.#summary.versions += 1;
       yield row;
     }
+  }
+}
+
+/** @throws ServiceError `payload_too_large` */
+export async function* upTo(
+  content: AsyncIterable<Uint8Array>,
+  maxBytes: number,
+  file: string,
+): AsyncGenerator<Uint8Array, void, undefined> {
+  let bytes = 0;
+  for await (const piece of content) {
+    bytes += piece.byteLength;
+    if (bytes > maxBytes) {
+      throw new ServiceError('payload_too_large', {
+        detail: `${file} has more than the ${maxBytes} bytes that a configuration may have`,
+      });
+    }
+    yield piece;
   }
 }
 

@@ -10,6 +10,8 @@ import {
   type TestSqlDatabase,
 } from '@keystead/test-control-plane/sql-database';
 import { afterAll, describe, expect, test } from 'vitest';
+import type { ClockTables } from '../clock/clock-tables.ts';
+import { TrustedClock } from '../clock/trusted-clock.ts';
 import { Rotations } from '../rotation/rotations.ts';
 import { recount } from '../store/recount.fixture.ts';
 import { placeOn } from '../store/vault.fixture.ts';
@@ -117,6 +119,21 @@ describe.each(sqlKinds)('on %s', (kind) => {
     };
     await expect.poll(scheduled, { timeout: 20_000 }).toEqual(['succeeded']);
     expect(await scheduled()).toEqual(['succeeded']);
+    // The time that is believed, on this database: who comes later hears who was here before.
+    const clockOf = (writer: string, aheadMs: number) =>
+      TrustedClock.open({
+        store: one.vault.store.as<ClockTables>(),
+        writer,
+        now: () => nowMs + aheadMs,
+      });
+    const [clock] = await Promise.all([clockOf('one', 0), clockOf('two', 1_000)]);
+    expect((await clockOf('three', 10 * 365 * 86_400_000)).doubt).toMatchObject({
+      isContradicted: false,
+    });
+    nowMs += 86_400_000;
+    await clock.look();
+    expect((await clockOf('four', 0)).doubt).toBeUndefined();
+
     await tokens.close();
     await one.close();
     if (other !== one) await other.close();

@@ -34,6 +34,7 @@ import {
 import { type BackupSummary, type Section, writeBackup } from './backup-archive.ts';
 import { BackupAuthor } from './backup-author.ts';
 import { type Performer, thisRun } from './backup-journal.ts';
+import { backupLimits } from './backup-limits.ts';
 import { BackupSections } from './backup-sections.ts';
 import { contentRootOf } from './backups.ts';
 import { type BackupDestination, DestinationError } from './destination.ts';
@@ -170,6 +171,26 @@ test('a backup is listed, shown, verified, drilled and deleted', async () => {
     'verify succeeded',
     'drill succeeded',
   ]);
+});
+
+test('only so many runs are under way at once, and one that ends makes room', async () => {
+  const agent = await filled();
+  const id = await makeBackup(agent);
+  const drill = (waitSeconds: number) => agent.backups.drill(caller, id, { waitSeconds });
+  const asked = await Promise.allSettled(Array.from({ length: 6 }, () => drill(0)));
+  const refused = asked.filter(({ status }) => status === 'rejected');
+  expect(refused).toEqual(
+    Array(2).fill({
+      status: 'rejected',
+      reason: expect.objectContaining({ code: 'rate_limited', retryAfterSeconds: 10 }),
+    }),
+  );
+  const deadline = Date.now() + 10_000;
+  while ((await agent.backups.runs({ limit: 10 })).items.some(({ state }) => state === 'running')) {
+    if (Date.now() > deadline) throw new Error('they do not end');
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
+  expect(await drill(10)).toMatchObject({ state: 'succeeded' });
 });
 
 test('a damaged backup is found, and what it would have restored stays as it is', async () => {
@@ -318,6 +339,7 @@ test('roles and keys come back where they are missing; what was revoked since st
   });
   const run = await restoreFrom(agent, id, { contents: ['access'] });
   expect(run.state).toBe('succeeded');
+  expect(agent.audited).toContain('test access.manage');
   const keys = await store.db.selectFrom('api_key').selectAll().orderBy('id').execute();
   expect(keys.map(({ id: keyId, revoked_at_ms }) => [keyId, revoked_at_ms])).toEqual([
     [a, 9],
@@ -341,6 +363,13 @@ test('audit and configuration are laid beside, never over what the agent uses', 
   // Up to the last whole line: what was being written is not in it.
   expect(readFileSync(join(laid, 'audit.log'), 'utf8')).toBe('{"sequence":1}\n{"sequence":2}\n');
   expect(readFileSync(join(folder, 'vault.yaml'), 'utf8')).toBe('changed\n');
+  writeFileSync(join(folder, 'vault.yaml'), '#'.repeat(backupLimits.configurationMaxBytes + 1));
+  const asked = await agent.backups.request(caller, { contents: ['configuration'] });
+  await agent.runner.runWaiting();
+  expect(await agent.backups.run(asked.id)).toMatchObject({
+    backupId: null,
+    problem: { code: 'payload_too_large', message: expect.stringContaining('vault.yaml') },
+  });
 });
 
 test('a backup holds what was chosen, and what it does not hold is not restored from it', async () => {
@@ -364,6 +393,7 @@ test('recipients open a backup without the key provider, and nobody else does', 
       { kind: 'passphrase', passphrase: 'correct horse battery', cost },
     ],
   });
+  await rotationOf(agent).rotations.set('app', 'api', everyDay);
   const id = await makeBackup(agent);
   const key = agent.backups.authorKey;
   await agent.close();
@@ -394,10 +424,18 @@ test('recipients open a backup without the key provider, and nobody else does', 
   const restored = await restoreFrom(stranger, id, { ...order, acceptUnknownAuthor: true });
   expect(restored).toMatchObject({ state: 'succeeded', result: { author } });
   expect(stranger.forced).toHaveLength(1);
+  // Who may do what is not taken from somebody unknown, and nothing is rotated as they say.
+  expect(
+    await restoreFrom(stranger, id, { ...order, contents: ['access'], acceptUnknownAuthor: true }),
+  ).toMatchObject({ state: 'failed', problem: { code: 'unprocessable' } });
+  expect(restored.result).toMatchObject({ rotations: 0 });
+  await expect(rotationOf(stranger).rotations.get('app', 'api')).rejects.toMatchObject({
+    code: 'not_found',
+  });
   const knowing = await open({ authors: [author.key] }, freshPlace());
   expect(await restoreFrom(knowing, id, order)).toMatchObject({
     state: 'succeeded',
-    result: { author: { ...author, knownBy: 'configuration' } },
+    result: { author: { ...author, knownBy: 'configuration' }, rotations: 1 },
   });
   expect(knowing.forced).toHaveLength(0);
   expect(await value(stranger, 'other', 'token')).toBe('token-canary');
@@ -605,7 +643,7 @@ test('while the clock is doubted the schedule goes by the time that is believed,
   const stored = async () => (await agent.backups.list({ limit: 50 })).items.length;
   const scheduled = async () => {
     const { items } = await agent.backups.runs({ limit: 50 });
-    return items.filter(({ trigger }) => trigger === 'schedule').length;
+    return items.filter(({ trigger }) => trigger === 'schedule').map(({ state }) => state);
   };
   await makeBackup(agent);
   realMs += 60_000;
@@ -622,11 +660,11 @@ test('while the clock is doubted the schedule goes by the time that is believed,
       expect(await agent.backups.request(caller, {}, 10)).toMatchObject({ state: 'succeeded' });
       expect(await stored()).toBe(before + backup);
     }
-    expect(await scheduled()).toBe(runs);
+    expect(await scheduled()).toEqual(runs);
     stepMs = 0;
     realMs += 86_400_000;
     agent.runner.poke();
-    await expect.poll(scheduled, { timeout: 8_000 }).toBe(runs + 1);
+    await expect.poll(scheduled, { timeout: 8_000 }).toEqual(['succeeded', ...runs]);
   }
   expect(agent.errors).toEqual([]);
   await closeVaults();

@@ -251,6 +251,7 @@ export class Backups {
             vault,
             reader,
             identities,
+            isAuthorKnown: !isUnknown,
             caller,
             choices: order,
             folder,
@@ -308,6 +309,8 @@ export class Backups {
           vault,
           reader,
           identities,
+          // Nothing of it outlives the drill, and nothing rotates in it.
+          isAuthorKnown: true,
           caller,
           choices: { contents, mode: 'full', existing: 'fail', force: false, dryRun: false },
           folder: scratch,
@@ -339,7 +342,7 @@ export class Backups {
     caller: Caller,
     kind: 'verify' | 'restore' | 'drill',
     id: string,
-    choice: Choice & { contents?: readonly string[] },
+    choice: Choice & Partial<RestoreOrder>,
     work: Work,
   ): Promise<BackupRun> {
     const { journal, onError } = this.#options;
@@ -379,10 +382,11 @@ export class Backups {
     caller: Caller,
     row: RunRow,
     stored: StoredBackup,
-    { openedBy, contents = [] }: Choice & { contents?: readonly string[] },
+    choice: Choice & Partial<RestoreOrder>,
     work: Work,
   ): Promise<void> {
     const { journal, door, now, report, onError } = this.#options;
+    const { openedBy, contents = [], mode, force, acceptUnknownAuthor } = choice;
     const kind = row.kind as 'verify' | 'restore' | 'drill';
     const startedAtMs = now();
     const { bytes } = stored.manifest;
@@ -395,6 +399,16 @@ export class Backups {
       operation: `backup.${kind}`,
       resource: { other: `backup:${stored.manifest.id}` },
       effect: 'write' as const,
+      ...(mode === undefined
+        ? {}
+        : {
+            context: {
+              mode,
+              contents: contents.join(','),
+              force: force === true,
+              acceptUnknownAuthor: acceptUnknownAuthor === true,
+            },
+          }),
       // Policies were asked where the request came in.
       also: neededToRestore(contents).map((needed) => ({ ...needed, by: 'roles' as const })),
     };
