@@ -4,6 +4,7 @@ import { readFileSync } from 'node:fs';
 import { apiLimits } from '@keystead/contracts/agent-api/api-limits';
 import { type Logger, pino } from 'pino';
 import type { Registry } from 'prom-client';
+import { accessLimits } from './access/access-limits.ts';
 import { Allowance } from './access/allowance.ts';
 import { type AuthenticationMethods, Authenticator } from './access/authenticator.ts';
 import { CertificateRules } from './access/client-certificate.ts';
@@ -67,6 +68,7 @@ export class AgentHttp {
     this.#crowd = new Allowance({
       perSecond: crowdOf(server.rate_limit.attempts_per_second),
       ...limits,
+      namesMax: accessLimits.networksCountedMax,
     });
     this.#authenticator = new Authenticator({
       book: guarded.book,

@@ -35,5 +35,6 @@ export const accessLimits = {
   jwksMaxBytes: 256 * 1_024,
   /** A verified token is verified again after this long, so that a withdrawn key bites. */
   tokenVerdictMs: 60_000,
+  /** Networks whose attempts are counted; beyond them the first is forgotten. */
   networksCountedMax: 50_000,
 } as const;

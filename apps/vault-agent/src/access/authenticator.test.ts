@@ -12,13 +12,16 @@ import { TokenIssuer } from './token-issuer.ts';
 
 let away: Server;
 let asked = 0;
+let published: object;
+let padding = 0;
 let privateKey: KeyObject;
 let publicKey: KeyObject;
 beforeAll(async () => {
   ({ privateKey, publicKey } = generateKeyPairSync('ec', { namedCurve: 'P-256' }));
-  away = createServer((_request, response) => {
+  away = createServer((request, response) => {
     asked += 1;
-    response.writeHead(500).end();
+    if (request.url === '/keys') response.writeHead(500).end();
+    else response.end(JSON.stringify({ keys: [published], padding: 'x'.repeat(padding) }));
   }).listen(0, '127.0.0.1');
   await new Promise((resolve) => away.once('listening', resolve));
 });
@@ -32,6 +35,7 @@ beforeEach(async () => {
   asked = 0;
   nowMs = Date.now();
   const jwk = { ...(await exportJWK(publicKey)), kid: 'one', alg: 'ES256' };
+  published = jwk;
   const url = `http://127.0.0.1:${(away.address() as AddressInfo).port}/keys`;
   const allowance = () => new Allowance({ perSecond: 100, burstSeconds: 1, namesMax: 100 });
   authenticator = new Authenticator({
@@ -42,6 +46,7 @@ beforeEach(async () => {
       issuers: [
         issuer('https://away.test', { url }),
         issuer('https://here.test', { set: { keys: [jwk] } }),
+        issuer('https://large.test', { url: `${url}-and-more` }),
       ],
       certificates: undefined,
     },
@@ -102,6 +107,17 @@ test('an issuer whose keys cannot be had refuses its own tokens alone', async ()
     'its issuer is not known',
     'it is not a valid token',
   ]);
+});
+
+test('keys of an issuer are read up to a limit and no further', async () => {
+  const token = await tokenOf('https://large.test');
+  padding = accessLimits.jwksMaxBytes;
+  await expect(knock(token)).rejects.toMatchObject({
+    code: 'unavailable',
+    message: expect.stringContaining('more than 262144 bytes'),
+  });
+  padding = accessLimits.jwksMaxBytes - 1_024;
+  expect((await knock(token)).identity.id).toBe('https://large.test|ann');
 });
 
 test('every refusal is in the audit, and of an address that has to wait a sample', async () => {

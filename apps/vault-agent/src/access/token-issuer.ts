@@ -8,7 +8,9 @@ import { ServiceError } from '@keystead/contracts/errors';
 import {
   createLocalJWKSet,
   createRemoteJWKSet,
+  customFetch,
   errors,
+  type FetchImplementation,
   type JSONWebKeySet,
   type JWTPayload,
   type JWTVerifyGetKey,
@@ -66,6 +68,7 @@ export class TokenIssuer {
             timeoutDuration: accessLimits.jwksTimeoutMs,
             cooldownDuration: accessLimits.jwksCooldownMs,
             cacheMaxAge: accessLimits.jwksMaxAgeMs,
+            [customFetch]: fetchUpTo(accessLimits.jwksMaxBytes),
           })
         : createLocalJWKSet(options.keys.set);
   }
@@ -147,6 +150,21 @@ export class TokenIssuer {
       ...(namespaces === undefined ? {} : { namespaces: Object.freeze(namespaces) }),
     });
   }
+}
+
+/** Whoever answers in the issuer's place may not fill the memory. */
+function fetchUpTo(maxBytes: number): FetchImplementation {
+  return async (url, options) => {
+    const answer = await fetch(url, options);
+    const pieces: Uint8Array[] = [];
+    let bytes = 0;
+    for await (const piece of answer.body ?? []) {
+      bytes += piece.byteLength;
+      if (bytes > maxBytes) throw new Error(`they have more than ${maxBytes} bytes`);
+      pieces.push(piece);
+    }
+    return new Response(Buffer.concat(pieces), { status: answer.status });
+  };
 }
 
 function claimOf(payload: JWTPayload, path: string): unknown {

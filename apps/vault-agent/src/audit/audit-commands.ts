@@ -8,6 +8,7 @@ import { type Command, InvalidArgumentError } from 'commander';
 import { z } from 'zod';
 import { type OperationLine, parseLine } from './audit-entry.ts';
 import { closedFiles, readLines } from './audit-files.ts';
+import { auditLimits } from './audit-limits.ts';
 import { type AuditFilter, AuditSearch, matches } from './audit-search.ts';
 import { readPublicKey } from './audit-signer.ts';
 import { verifyAudit } from './audit-verification.ts';
@@ -86,20 +87,26 @@ export function addAuditCommands(program: Command, findLogs: FindLogs): void {
   filtered(audit.command('export').description('Write entries out, oldest first'))
     .option('--format <format>', 'jsonl (as logged, with hashes) or csv', readFormat, 'jsonl')
     .option('--output <file>', 'a new file instead of the standard output')
+    .option('--most <entries>', 'how many at most', readExportCount, auditLimits.exportMax)
     .action(async (options) => {
-      const { config, format, output } = options;
+      const { config, format, output, most } = options;
       const [log = ''] = findLogs(config);
       const out: Writable =
         output === undefined
           ? process.stdout
           : createWriteStream(output, { flags: 'wx', mode: 0o600 });
       let count = 0;
+      let next: string | undefined;
       const failed = new Promise<never>((_, reject) => {
         out.once('error', reject);
       });
       const write = async () => {
         if (format === 'csv') out.write(`${csvFields.join(',')}\r\n`);
         for await (const { entry, text } of readOperations(log, filterOf(options))) {
+          if (count === most) {
+            next = entry.at;
+            break;
+          }
           const isFull = !out.write(format === 'csv' ? csvLine(entry) : `${text}\n`);
           if (isFull) await new Promise((resolve) => out.once('drain', resolve));
           count += 1;
@@ -111,6 +118,9 @@ export function addAuditCommands(program: Command, findLogs: FindLogs): void {
         }
       };
       await Promise.race([write(), failed]);
+      if (next === undefined) return;
+      process.stderr.write(`stopped after ${count} entries: the next one is of ${next} (--from)\n`);
+      process.exitCode = 1;
     });
 }
 
@@ -296,6 +306,14 @@ function csvCell(text: string): string {
 function readCount(text: string): number {
   const count = Number(text);
   if (!/^\d{1,7}$/.test(text) || count < 1) throw new InvalidArgumentError('not a number from 1');
+  return count;
+}
+
+function readExportCount(text: string): number {
+  const count = Number(text);
+  if (!/^\d{1,8}$/.test(text) || count < 1 || count > auditLimits.exportMax) {
+    throw new InvalidArgumentError(`not a number from 1 to ${auditLimits.exportMax}`);
+  }
   return count;
 }
 

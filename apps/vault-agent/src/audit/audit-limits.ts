@@ -38,6 +38,7 @@ export const auditLimits = {
   readBytes: 256 * 1024,
   pageReadBytes: 512 * 1024 * 1024,
   indexedFiles: 256,
+  /** Entries that one export writes: some 5 GB, of which nobody is surprised to find the disk full. */
   exportMax: 10_000_000,
 } as const;
 

@@ -121,19 +121,22 @@ test('the chain verifies over HTTP and from the files; a changed log does not', 
 test('commands show and export what the log holds', async () => {
   const config = ['--config', agent.configuration];
   const output = join(agent.folder, 'export.jsonl');
-  const [tail, csv, exported] = await Promise.all([
+  const [tail, csv, exported, cut] = await Promise.all([
     command(['audit', 'tail', ...config, '--action', 'secret.create']),
     command([
       ...['audit', 'export', ...config, '--format', 'csv'],
       ...['--secret', 'database/password'],
     ]),
     command(['audit', 'export', ...config, '--output', output]),
+    command(['audit', 'export', ...config, '--most', '3']),
   ]);
   expect(tail.output).toMatch(/started +secret\.create +production/);
   expect(tail.output.trim().split('\n')).toHaveLength(2);
   expect(csv.output.split('\r\n')[0]).toMatch(/^sequence,at,requestId,/);
   expect(csv.output.match(/secret\.read-value/g)).toHaveLength(5);
   expect(exported.code).toBe(0);
+  expect(cut.code).toBe(1);
+  expect(cut.output).toMatch(/^(?:\{.*\}\n){3}stopped after 3 entries: the next one is of \d{4}-/);
   const log = readFileSync(join(agent.folder, 'audit', 'audit.log'), 'utf8').split('\n');
   for (const line of readFileSync(output, 'utf8').trim().split('\n')) expect(log).toContain(line);
 });

@@ -367,7 +367,7 @@ test('audit and configuration are laid beside, never over what the agent uses', 
   const asked = await agent.backups.request(caller, { contents: ['configuration'] });
   await agent.runner.runWaiting();
   expect(await agent.backups.run(asked.id)).toMatchObject({
-    backupId: null,
+    state: 'waiting',
     problem: { code: 'payload_too_large', message: expect.stringContaining('vault.yaml') },
   });
 });

@@ -3,6 +3,7 @@ import { readdirSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { Readable } from 'node:stream';
 import { buffer } from 'node:stream/consumers';
+import { secretLimits } from '@keystead/contracts/agent-api/secret-limits';
 import type { ErrorCode } from '@keystead/contracts/errors';
 import { generateRecipient, sealStream } from '@keystead/envelope/sealed-stream';
 import { afterEach, beforeEach, expect, test } from 'vitest';
@@ -124,6 +125,28 @@ test('an archive holds nothing in the clear, and its folder nothing afterwards',
   }
   await importInto('twin', archive);
   expect(readdirSync(join(dirname((place.sql as { file: string }).file), 'imports'))).toEqual([]);
+});
+
+test('only so many exports are under way at once, and one that ends makes room', async () => {
+  const large = { ...plainSecret, name: 'large', value: 'x'.repeat(500_000) };
+  await vault.secrets.create(caller, 'app', large);
+  const { transfersAtOnce } = secretLimits;
+  const unread = await Promise.all(
+    Array.from({ length: transfersAtOnce }, () => vault.transfer.export('app', recipient)),
+  );
+  await expect(vault.transfer.export('app', recipient)).rejects.toMatchObject({
+    code: 'rate_limited',
+  });
+  unread.pop()?.destroy();
+  const deadline = Date.now() + 5_000;
+  let archive: Buffer | undefined;
+  while (archive === undefined) {
+    archive = await exported().catch(() => undefined);
+    if (Date.now() > deadline) throw new Error('no room is made');
+    await new Promise((resolve) => setTimeout(resolve, 10));
+  }
+  await Promise.all(unread.map((each) => buffer(each)));
+  await importInto('twin', archive);
 });
 
 test('a passphrase opens what it sealed, and another one does not', async () => {

@@ -72,6 +72,7 @@ export class Transfer {
   readonly #directory: NamespaceDirectory;
   readonly #folder: string;
   readonly #now: () => number;
+  readonly #underWay = { exports: 0, imports: 0 };
   /** Of whoever keeps something about secrets by their ids. */
   onReplaced: Replaced = async () => undefined;
 
@@ -84,21 +85,38 @@ export class Transfer {
     this.#removeLeftOvers();
   }
 
-  /** A sealed archive of one namespace, as it is now. @throws ServiceError `not_found` */
+  /** A sealed archive of one namespace, as it is now. @throws ServiceError `not_found`, `rate_limited` */
   async export(
     name: string,
     recipient: StreamRecipient,
     onRow?: (row: ArchiveRow) => void,
   ): Promise<Readable> {
     await this.#directory.find(name);
+    const done = this.#takeTurn('exports');
     const archive = new PassThrough();
     const signal = AbortSignal.timeout(storeLimits.transferTimeoutMs);
     this.exportRows({ namespaces: [name] }, async (rows) => {
       const told = onRow === undefined ? rows : telling(rows, onRow);
       const sealed = sealStream(encodeRows(told), [recipient], { context: exportContext });
       await pipeline(sealed, archive, { signal });
-    }).catch((error) => archive.destroy(error as Error));
+    })
+      .catch((error) => archive.destroy(error as Error))
+      .finally(done);
     return archive;
+  }
+
+  /** Each holds a snapshot of the store, or a file as large as an archive may be. @throws ServiceError */
+  #takeTurn(kind: 'exports' | 'imports'): () => void {
+    if (this.#underWay[kind] >= secretLimits.transfersAtOnce) {
+      throw new ServiceError('rate_limited', {
+        detail: `${secretLimits.transfersAtOnce} ${kind} are under way`,
+        retryAfterSeconds: 10,
+      });
+    }
+    this.#underWay[kind] += 1;
+    return () => {
+      this.#underWay[kind] -= 1;
+    };
   }
 
   /** Hands the rows of one state of the store to the work; they are gone when it ends. */
@@ -126,6 +144,7 @@ export class Transfer {
     // Nobody waits for an Argon2id inside the transaction: the check before it derives the key.
     using derived = new DerivedKeys();
     const opens = identity.kind === 'passphrase' ? { ...identity, derived } : identity;
+    const done = this.#takeTurn('imports');
     try {
       await pipeline(
         source,
@@ -137,6 +156,7 @@ export class Transfer {
       const { namespaces: _namespaces, ...counted } = counts;
       return { namespace: name, dryRun: order.dryRun, ...counted };
     } finally {
+      done();
       rmSync(file, { force: true });
     }
   }

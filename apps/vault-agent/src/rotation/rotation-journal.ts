@@ -350,7 +350,27 @@ export class RotationJournal {
         })
         .execute();
     }
+    await this.#retireTooMany(queries, run.secret_id);
     return ended;
+  }
+
+  /** Who rotates often and keeps the versions before for long has some of them retired sooner. */
+  async #retireTooMany(queries: RotationQueries, secretId: string): Promise<void> {
+    const waiting = await queries
+      .selectFrom('rotation_retirement')
+      .select('version')
+      .where('secret_id', '=', secretId)
+      .where('due_at_ms', '>', this.#now())
+      .orderBy('version', 'desc')
+      .execute();
+    const tooMany = waiting.slice(rotatorLimits.retiringPerSecret).map(({ version }) => version);
+    if (tooMany.length === 0) return;
+    await queries
+      .updateTable('rotation_retirement')
+      .set({ due_at_ms: this.#now() })
+      .where('secret_id', '=', secretId)
+      .where('version', 'in', tooMany)
+      .execute();
   }
 
   /** The end of a run without a new value in force: another attempt is planned, or none. */

@@ -12,6 +12,7 @@ export const rotatorLimits = {
   // Rotations looked at in one turn.
   dueBatch: 100,
   historyPerSecret: 200,
+  // Versions before the current one that still wait for their overlap to end; older ones are retired at once.
   retiringPerSecret: 20,
   // What was applied may take a moment until it works everywhere.
   verifyPausesMs: [0, 500, 2_000],

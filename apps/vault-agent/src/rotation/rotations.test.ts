@@ -6,7 +6,9 @@ import { afterEach, beforeEach, expect, test } from 'vitest';
 import { type ClockTables, clockMigrations } from '../clock/clock-tables.ts';
 import { TrustedClock } from '../clock/trusted-clock.ts';
 import { closeVaults, freshFolder, openTestVault, sqlitePlace } from '../store/vault.fixture.ts';
+import { rotatorLimits } from './rotation-limits.ts';
 import { runnerSteps } from './rotation-runner.ts';
+import type { RotationSchema } from './rotation-tables.ts';
 import {
   firstValue,
   makeWorld,
@@ -326,6 +328,27 @@ test('the version before stays readable for the overlap, and then is retired', a
   await agent.runOnce();
   expect(await agent.states()).toEqual(['1 deleted', '2 active current']);
   expect((await get()).retiring).toEqual([]);
+});
+
+test('of the versions before so many wait for their overlap; the oldest beyond are retired at once', async () => {
+  await set({ overlapSeconds: day });
+  const secretId = (await agent.vault.secrets.get(...name)).id;
+  const nowMs = Date.now() + shiftMs;
+  const waiting = Array.from({ length: rotatorLimits.retiringPerSecret }, (_, index) => ({
+    secret_id: secretId,
+    version: 1_000 + index,
+    due_at_ms: nowMs + day * 1_000,
+    failures: 0,
+  }));
+  await agent.vault.store
+    .as<RotationSchema>()
+    .write((queries) => queries.insertInto('rotation_retirement').values(waiting).execute());
+  await agent.rotations.rotateNow(agent.caller, ...name);
+  await agent.runOnce();
+  const later = (await get()).retiring.filter(({ at }) => Date.parse(at) > nowMs + 60_000);
+  expect(later.map(({ version }) => version).sort()).toEqual(waiting.map(({ version }) => version));
+  await agent.runOnce();
+  expect(await agent.states()).toEqual(['1 deleted', '2 active current']);
 });
 
 test('a notice is given ahead of time, once for each time', async () => {

@@ -12,4 +12,6 @@ export const secretLimits = {
   accessLogPerNamespace: 1_000,
   // A namespace of the default size full of full values, and their base64.
   archiveMaxBytes: 16 * 1_024 * 1_024 * 1_024,
+  // Exports of one agent under way, and imports: each holds a snapshot of the store, or an archive on the disk.
+  transfersAtOnce: 4,
 } as const;
