@@ -538,9 +538,9 @@ function describeIssue(input: unknown, issue: z.core.$ZodIssue): Problem[] {
           ? problemAt(
               path,
               `${quoted(String(issue.path.at(-1) ?? 'the document'))} is missing`,
-              `write a ${issue.expected}`,
+              `write ${aOf(issue.expected)}`,
             )
-          : problemAt(path, `must be a ${issue.expected}`),
+          : problemAt(path, `must be ${aOf(issue.expected)}`),
       ];
     default:
       return [problemAt(path, issue.message)];
@@ -595,3 +595,5 @@ function findIllFormed(value: unknown, path: string): Problem | undefined {
   }
   return undefined;
 }
+
+const aOf = (noun: string) => `${/^[aeiou]/.test(noun) ? 'an' : 'a'} ${noun}`;

@@ -7,6 +7,7 @@ import type { Expr, PolicyJson, SchemaJson } from '@cedar-policy/cedar-wasm/node
 import { agentActions } from '@keystead/contracts/agent-api/actions';
 import { CedarFailure, study as instance } from './cedar.ts';
 import type { Facts } from './facts.ts';
+import { actionMeant, hintOf } from './hints.ts';
 import { limits } from './limits.ts';
 import { type Obligation, parseAnnotations } from './obligations.ts';
 import { type Match, parseMatch } from './pattern.ts';
@@ -657,7 +658,7 @@ function examine(
   }
   for (const action of [...(actions ?? []), ...walk.mentions.actions]) {
     if ((agentActions as readonly string[]).includes(action)) continue;
-    const suggestion = meant(action, agentActions);
+    const suggestion = actionMeant(action);
     walk.wrong.push({
       what: `${quoted(action)} is no action`,
       ...(suggestion === undefined ? {} : { suggestion }),
@@ -784,8 +785,15 @@ const dedupe = (problems: Problem[]): Problem[] => {
     .slice(0, limits.problemsPerPolicy);
 };
 
+function withHint(text: string, problem: Problem): Problem {
+  const hint = hintOf(text, offsetAt(text, problem.where), problem.what);
+  return hint === undefined ? problem : { ...problem, suggestion: hint };
+}
+
 /** Words of other policy languages and plain slips, where Cedar only says what it expected. */
 function hintFor(text: string, problem: Problem): Problem {
+  const hinted = withHint(text, problem);
+  if (hinted !== problem) return hinted;
   if (problem.suggestion !== undefined && !problem.suggestion.startsWith('expected'))
     return problem;
   const rest = text.slice(offsetAt(text, problem.where));
@@ -910,7 +918,8 @@ function askTypeChecker(policies: readonly Unjudged[], environments: Environment
       const at = Number(policyId.slice('policy'.length));
       const policy = policies[at];
       if (policy === undefined) continue;
-      const problem = problemFrom(policy.text, error, starts[at] ?? 0, severity);
+      const found = problemFrom(policy.text, error, starts[at] ?? 0, severity);
+      const problem = severity === 'error' ? withHint(policy.text, found) : found;
       judged[at]?.[severity === 'error' ? 'errors' : 'warnings'].push(problem);
     }
   };
@@ -956,6 +965,16 @@ export function read(text: string): Studied | Unjudged {
   return { text, study, environments };
 }
 
+/** A secret is named with its namespace; without it a policy never applies, and says nothing. */
+function namelessSecrets(text: string): Problem[] {
+  return [...text.matchAll(/\bSecret::"([^":\\]*)"/g)].map(({ 1: name = '', index }) => ({
+    severity: 'warning',
+    where: placeOf(text, index),
+    what: `${quoted(`Secret::"${name}"`)} names no secret`,
+    suggestion: `write \`Secret::"NAMESPACE:${name}"\``,
+  }));
+}
+
 /** Checks the types of policies that share their environments. */
 export function judge(policies: readonly Unjudged[]): Studied[] {
   const [first] = policies;
@@ -982,7 +1001,13 @@ export function judge(policies: readonly Unjudged[]): Studied[] {
       text,
       errors.length + annotations.length > 0
         ? rejected([...errors, ...annotations])
-        : { ok: true, study, priority, obligations, warnings: dedupe(warnings) },
+        : {
+            ok: true,
+            study,
+            priority,
+            obligations,
+            warnings: dedupe([...warnings, ...namelessSecrets(text)]),
+          },
     );
   });
 }
