@@ -7,15 +7,18 @@ import type { Registry } from 'prom-client';
 import { CommandsLog } from './audit/commands-log.ts';
 import type { AuditForwarder } from './audit/forwarding/audit-forwarder.ts';
 import { openForwarders } from './audit/forwarding/open-forwarders.ts';
+import type { BackupSchema } from './backup/backup-tables.ts';
 import { type Configuration, durationMs, type LoadedConfiguration } from './configuration.ts';
 import type { DurableQueue } from './durable-queue.ts';
 import type { GuardedVault } from './guarded-vault.ts';
 import type { IdentityStore } from './identity-store.ts';
 import type { ReadVariable } from './key-management.ts';
+import { addDutyMetrics } from './observe/duty-metrics.ts';
 import { Lockouts } from './observe/lockouts.ts';
 import { addReportingMetrics } from './observe/reporting-metrics.ts';
 import type { SuspicionRules } from './observe/suspicion.ts';
 import { SuspicionGuard } from './observe/suspicion-guard.ts';
+import type { RotationSchema } from './rotation/rotation-tables.ts';
 import { NameReferences } from './upward/name-references.ts';
 import { storeSizes } from './upward/store-sizes.ts';
 import { Upward } from './upward/upward.ts';
@@ -80,6 +83,12 @@ export class AgentReporting {
       forwarders: this.#forwarders,
       lockouts: this.#lockouts,
       suspicions: this.#suspicions,
+    });
+    const { backup } = loaded.configuration;
+    addDutyMetrics(registry, {
+      store: vault.store.as<BackupSchema & RotationSchema>(),
+      schedule: backup.enabled ? backup.schedule : undefined,
+      now: guarded.clock.nowMs,
     });
   }
 

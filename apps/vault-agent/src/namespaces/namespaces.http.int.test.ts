@@ -12,7 +12,15 @@ let agent: TestAgent;
 beforeAll(async () => {
   // What seals backups is the agent's to have: commands that make none do without.
   agent = await TestAgent.make((yaml) =>
-    yaml.replace('backup:\n', 'backup:\n  passphrase: { variable: "TEST_SEAL" }\n'),
+    yaml.replace(
+      /^backup:[\s\S]*?\n\n/m,
+      `backup:
+  enabled: true
+  passphrase: { variable: "TEST_SEAL" }
+  destinations: [{ type: local, path: backups }]
+
+`,
+    ),
   );
   await agent.run({ TEST_SEAL: 'a passphrase of the backups' });
   await ok('POST', '/v1/namespaces', { name: 'app', tags: ['env=test'] });
@@ -238,6 +246,54 @@ test('the master key is replaced over HTTP, and everything opens', async () => {
   expect(await ok('POST', '/v1/keys/rotate')).toMatchObject({ masterVersion: 2, resumed: false });
   expect(await readValue('app', 'a')).toBe('value of a');
   expect((await ok('GET', '/v1/keys')).masterVersion).toBe(2);
+});
+
+test('a backup is made, listed, verified, drilled and restored over HTTP, and the metrics tell of it', async () => {
+  const waiting = { waitSeconds: 15 };
+  const made = await ok('POST', '/v1/backups', waiting);
+  expect(made).toMatchObject({ kind: 'backup', state: 'succeeded', result: { namespaces: 3 } });
+  const { backupId: id } = made;
+  expect(await ok('GET', '/v1/backups?limit=1')).toMatchObject({
+    items: [{ id, destinations: [`local:${join(agent.folder, 'backups')}`] }],
+    nextCursor: null,
+  });
+  const backup = `/v1/backups/${id}`;
+  expect(await ok('GET', backup)).toMatchObject({ id, secrets: made.result.secrets });
+  expect(await ok('POST', `${backup}/verify`, waiting)).toMatchObject({ state: 'succeeded' });
+  const drill = await ok('POST', `${backup}/drill`, waiting);
+  expect(drill.result.foundRoot).toBe(drill.result.contentRoot);
+  const restored = await ok('POST', `${backup}/restore`, {
+    ...waiting,
+    existing: 'skip',
+    dryRun: true,
+  });
+  expect(restored).toMatchObject({
+    state: 'succeeded',
+    result: { dryRun: true, created: 0, skipped: made.result.secrets },
+  });
+  const runs = await ok('GET', '/v1/backup-runs?limit=3');
+  expect(runs.items.map(({ kind }: { kind: string }) => kind)).toEqual([
+    'restore',
+    'drill',
+    'verify',
+  ]);
+  expect(await ok('GET', `/v1/backup-runs/${restored.id}`)).toEqual(restored);
+  const reader = await agent.keyFor(['reader']);
+  expect(await agent.send('POST', `${backup}/drill`, { key: reader, body: {} })).toMatchObject({
+    status: 403,
+  });
+  const { text } = await agent.send('GET', '/metrics', { key: '' });
+  const metric = (name: string) =>
+    Number(new RegExp(`^${name} (\\S+)$`, 'm').exec(text)?.[1] ?? Number.NaN);
+  const ageSeconds = Date.now() / 1_000 - metric('vault_backup_last_success_timestamp_seconds');
+  expect(Math.abs(ageSeconds)).toBeLessThan(600);
+  expect(metric('vault_backup_last_failure_timestamp_seconds')).toBe(0);
+  expect(metric('vault_backup_last_bytes')).toBe(made.result.bytes);
+  expect(metric('vault_backup_next_due_timestamp_seconds')).toBeGreaterThan(Date.now() / 1_000);
+  expect(metric('vault_backup_running\\{kind="backup"\\}')).toBe(0);
+
+  expect(await agent.send('DELETE', backup)).toMatchObject({ status: 204 });
+  expect(await agent.send('POST', `${backup}/verify`, { body: {} })).toMatchObject({ status: 404 });
 });
 
 test('a command gives the master key to another provider; the agent says that it needs it', async () => {

@@ -86,6 +86,15 @@ test('a rotation that fails leaves the value and is given up with a word', async
   expect(await value()).toBe(before);
   await agent.until(() => told.some(({ type }) => type === 'rotation.gave-up'));
   expect(agent.output).not.toContain(before);
+  const { text } = await agent.send('GET', '/metrics', { key: '' });
+  const counted = [...text.matchAll(/^(vault_rotations\w*) (\d+)$/gm)];
+  expect(Object.fromEntries(counted.map(([, name, count]) => [name, Number(count)]))).toEqual({
+    vault_rotations: 1,
+    vault_rotations_due: 0,
+    vault_rotations_overdue: 0,
+    vault_rotations_failed: 1,
+    vault_rotations_running: 0,
+  });
 });
 
 test('who may not read a value may not have it sent somewhere, nor start what vault.yaml does not name', async () => {
