@@ -147,6 +147,7 @@ export class VaultAgent implements HealthSource {
     const policies = controlPlane.enabled
       ? await HeldPolicies.open({
           folder: join(dirname(locate(controlPlane.queue_path)), 'policies'),
+          anchor: guarded.policies.anchorOf(this.#ids.agentId),
           trust: () => policyTrustOf(identities.current),
           now: Date.now,
           record: (kind) => {

@@ -47,6 +47,7 @@ const textFields: Record<string, string> = {
   'RotationReported.namespace_ref': 'a keyed hash of 32 bytes',
   'RotationReported.secret_ref': 'a keyed hash of 32 bytes',
   'SecurityNotice.identity_ref': 'a keyed hash of 32 bytes',
+  'PolicySetReported.configuration_digest': 'SHA-256, hexadecimal',
   'ReplayReported.replay_id': '16 bytes that the control plane chose',
   'ReplayDifference.decision_ref': 'a keyed hash of 32 bytes',
   'ApprovalReported.approval_id': 'a UUID of 16 bytes',

@@ -115,13 +115,15 @@ const reasonWords: Record<string, string> = {
   rejected_too_large: 'a policy set is larger than the agent takes',
   rejected_store: 'a policy set could not be kept',
   drifted: 'the policy set that is held is not the one that was made active',
+  rolled_back: 'an older policy set was put in the place of the one that was made active',
+  rejected_configuration: 'a policy set brings a configuration that the agent cannot take over',
   stale: 'the policy set may be out of date: nothing was heard for longer than it allows',
   halted_rejections: 'a rollout halted because agents reject the set',
   halted_errors: 'a rollout halted because evaluations fail',
   halted_denials: 'a rollout halted because too much is newly denied',
+  halted_replay: 'a rollout halted because a replay found too much newly denied',
   policy_alert: 'a policy asks that people are told',
 };
-  halted_replay: 'a rollout halted because a replay found too much newly denied',
 
 export function wordsOfReason(reason: string): string {
   const [, approvalId] = /^approval:(apr_[0-9a-z]{26})$/.exec(reason) ?? [];
@@ -445,9 +447,9 @@ export const agentEventKinds = [
   'security_notice',
   'policy_set',
   'policy_decisions',
+  'policy_replay',
   'approval',
   'approval_answer',
-  'policy_replay',
 ] as const;
 export const agentEventKind = z.enum(agentEventKinds);
 

@@ -4,6 +4,7 @@ import {
   AgentMessage,
   type ApprovalReported,
   ApprovalState,
+  ApprovalVerdict,
   type AuditHead,
   AuditHeadSigner,
   OperationOutcome,
@@ -364,7 +365,12 @@ test('an approval crosses as ids, numbers, keyed hashes and words of the signed 
   expect(reported({ action: 'correct horse' })).toBe('approval_reported.action');
   const policy = { policy: 'a', approvers: ['correct horse'], count: 1 };
   expect(reported({ requirements: [policy] })).toBe('approval_reported.requirements');
-  const decision = { approverRef: value, verdict: 1, atUnixMs: 1, decisionId: Buffer.alloc(0) };
+  const decision = {
+    approverRef: value,
+    verdict: ApprovalVerdict.APPROVE,
+    atUnixMs: 1,
+    decisionId: Buffer.alloc(0),
+  };
   expect(reported({ decisions: [decision] })).toBe('approval_reported.decisions');
 });
 

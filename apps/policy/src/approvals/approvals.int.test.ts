@@ -172,12 +172,12 @@ test('an answer of one agent is enough, and what the vault decided stands whatev
   ];
   await reported(vault, { approvalAnswer: answer });
   expect(await commandsTo(vault, 1)).toEqual([]);
-  const approved = {
+  const approved: ApprovalReport = {
     ...report,
     revision: 3,
     state: 'approved',
-    decisions: [...decisions],
-  } as const;
+    decisions,
+  };
   await reported(vault, { approval: approved });
   await reported(vault, { approval: report }, 1);
   expect(await shown(vault, id)).toMatchObject({

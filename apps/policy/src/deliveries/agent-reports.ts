@@ -75,6 +75,7 @@ async function record(transaction: Transaction, { organizationId, payload }: Row
       return [
         ...rejections.map((reason) => reportOf(of, 'policy.rejected', reason, 'cleared')),
         reportOf(of, 'policy.drifted', 'drifted', 'cleared'),
+        reportOf(of, 'policy.drifted', 'rolled_back', 'cleared'),
         reportOf(of, 'policy.stale', 'stale', 'cleared'),
       ];
     }
@@ -87,11 +88,14 @@ async function record(transaction: Transaction, { organizationId, payload }: Row
       return changed > 0 ? [reportOf(of, 'policy.rejected', `rejected_${problem}`, 'raised')] : [];
     }
     case 'damaged':
+    case 'rolled_back': {
       await transaction.$executeRaw`
         update policy.agent_policy set state = 'drifted', updated_at = clock_timestamp()
         where organization_id = ${organizationId}::uuid and agent_id = ${agentId}::uuid
           and number = ${number}`;
-      return [reportOf(of, 'policy.drifted', 'drifted', 'raised')];
+      const reason = outcome === 'damaged' ? 'drifted' : outcome;
+      return [reportOf(of, 'policy.drifted', reason, 'raised')];
+    }
     case 'stale':
     case 'fresh': {
       const isStale = outcome === 'stale';
@@ -117,4 +121,5 @@ const rejections = [
   'policy',
   'too_large',
   'store',
+  'configuration',
 ].map((problem) => `rejected_${problem}`);

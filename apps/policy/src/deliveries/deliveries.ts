@@ -79,7 +79,11 @@ export class Deliveries {
         });
         await enqueueMany(transaction, 'vault.reported', [
           ...drifted.map(({ row }) => reportOf(row, 'policy.drifted', 'drifted', 'raised')),
-          ...mended.map(({ row }) => reportOf(row, 'policy.drifted', 'drifted', 'cleared')),
+          ...mended.flatMap(({ row }) =>
+            (['rolled_back', 'drifted'] as const).map((reason) =>
+              reportOf(row, 'policy.drifted', reason, 'cleared'),
+            ),
+          ),
         ]);
         const sent = changes.filter(({ send }) => send);
         return {

@@ -11,6 +11,7 @@ import { migrate } from '../store/migrations.ts';
 import { testCaller } from '../store/vault.fixture.ts';
 import { Approvals } from './approvals.ts';
 import { Overrides } from './overrides.ts';
+import { PolicyAnchor } from './policy-anchor.ts';
 import { type PolicyTables, policyMigrations } from './policy-tables.ts';
 
 describe.each(sqlKinds)('approvals and overrides on %s', (kind) => {
@@ -96,6 +97,21 @@ describe.each(sqlKinds)('approvals and overrides on %s', (kind) => {
     await agents[0]!.sweep();
     expect((await agents[1]!.list({ limit: 100 })).items).toEqual([]);
     shiftMs = 0;
+  });
+
+  test('the anchor of a set is of its agent and its vault, and cannot be forged', async () => {
+    const anchorOf = (agentId: string, byte = 4) =>
+      new PolicyAnchor({ store: stores[0]!, key: Buffer.alloc(32, byte), agentId, now });
+    const [one, two] = [toId('agent', newUuid()), toId('agent', newUuid())];
+    expect(await anchorOf(one).read()).toBeUndefined();
+    for (const number of [1, 7]) await anchorOf(one).write({ number, digest: 'a'.repeat(64) });
+    expect(await anchorOf(one).read()).toEqual({ number: 7, digest: 'a'.repeat(64) });
+    expect(await anchorOf(two).read()).toBeUndefined();
+    await expect(anchorOf(one, 5).read()).rejects.toThrow('not written by this vault');
+    await stores[0]!.write((queries) =>
+      queries.updateTable('policy_anchor').set({ number: 1 }).execute(),
+    );
+    await expect(anchorOf(one).read()).rejects.toThrow('not written by this vault');
   });
 
   test('an override that one agent makes all agents see', async () => {

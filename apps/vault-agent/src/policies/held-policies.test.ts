@@ -1,5 +1,5 @@
 import { X509Certificate } from 'node:crypto';
-import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import {
@@ -23,6 +23,7 @@ import { decide } from '@keystead/policy-engine/decide';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import type { EventKind } from '../durable-queue.ts';
 import { HeldPolicies } from './held-policies.ts';
+import type { AnchoredSet } from './policy-anchor.ts';
 import type { ArrivedSet } from './policy-set-check.ts';
 
 const authority = await TestAuthority.create();
@@ -34,6 +35,8 @@ const signerOf = (organization: string, by = authority) =>
   });
 const signer = await signerOf(organizationId);
 
+let anchored: AnchoredSet | undefined;
+let isStoreAway: boolean;
 let folder: string;
 let nowMs: number;
 let told: { outcome: PolicySetOutcome; problem: PolicySetProblem; version: number }[];
@@ -42,6 +45,8 @@ beforeEach(() => {
   folder = mkdtempSync(join(tmpdir(), 'keystead-policies-'));
   nowMs = Date.now();
   told = [];
+  anchored = undefined;
+  isStoreAway = false;
 });
 afterEach(() => rmSync(folder, { recursive: true, force: true }));
 
@@ -49,6 +54,13 @@ const log = { info: () => {}, warn: () => {}, error: () => {} };
 const open = () =>
   HeldPolicies.open({
     folder,
+    anchor: {
+      read: async () => anchored,
+      write: async (set) => {
+        if (isStoreAway) throw new Error('the store is away');
+        anchored = set;
+      },
+    },
     trust: () => ({ root: authority.root, trustDomain: testTrustDomain, organizationId }),
     now: () => nowMs,
     record: (kind: EventKind) => {
@@ -117,6 +129,56 @@ test('a sound set decides at once, and after a restart; the one before it is kep
   expect(await held.receive(arrived(9))).toEqual({ outcome: 'active' });
   expect(readdirSync(folder).filter((name) => name.length > 64)).toHaveLength(2);
   expect(told.map(({ outcome }) => outcome)).toEqual(Array(3).fill(PolicySetOutcome.ACTIVE));
+});
+
+test('a set that was put back, or taken away, is noticed, told, and decides nothing until the right one is there', async () => {
+  const held = await open();
+  const one = arrived(3);
+  await held.receive(one);
+  const older = readdirSync(folder).map(
+    (name) => [name, readFileSync(join(folder, name))] as const,
+  );
+  const two = arrived(4, { predecessor: one.digest });
+  await held.receive(two);
+  expect(anchored).toEqual({ number: 4, digest: two.digest });
+  const wipe = () => {
+    rmSync(folder, { recursive: true });
+    mkdirSync(folder);
+  };
+  const putBack = () => {
+    wipe();
+    for (const [name, content] of older) writeFileSync(join(folder, name), content);
+  };
+  for (const rollBack of [putBack, wipe]) {
+    rollBack();
+    told = [];
+    const after = await open();
+    expect(decision(after)).toBe('deny');
+    // Nothing is said to be held, so that it is brought again.
+    expect(after.held).toBeUndefined();
+    expect(told).toEqual([{ outcome: PolicySetOutcome.ROLLED_BACK, problem: 0, version: 4 }]);
+    expect(await after.receive(one)).toEqual({
+      outcome: 'rejected',
+      problem: PolicySetProblem.NUMBER,
+    });
+    expect(await after.receive(two)).toEqual({ outcome: 'active' });
+    expect(decision(after)).toBe('allow');
+    expect(decision(await open())).toBe('allow');
+  }
+});
+
+test('a store that could not be told is told later; one that is behind the files is brought up', async () => {
+  const held = await open();
+  isStoreAway = true;
+  const one = arrived(3);
+  expect(await held.receive(one)).toEqual({ outcome: 'active' });
+  expect(anchored).toBeUndefined();
+  isStoreAway = false;
+  held.tick();
+  await expect.poll(() => anchored).toEqual({ number: 3, digest: one.digest });
+  anchored = { number: 2, digest: 'a'.repeat(64) };
+  expect(decision(await open())).toBe('allow');
+  expect(anchored).toEqual({ number: 3, digest: one.digest });
 });
 
 test('what is not signed by this organization below our root is refused, and the old set goes on', async () => {

@@ -4,7 +4,8 @@
  * stays, on the disk and in memory.
  *
  * Fails closed: a set that was held and cannot be read any more is replaced by the one before it, and
- * where that is gone too, by a set that permits nothing.
+ * where that is gone too, by a set that permits nothing. So is one that is older than the store says was
+ * made active: somebody has put it back.
  */
 import {
   PolicySetOutcome,
@@ -14,6 +15,7 @@ import type { AgentConfiguration, Staleness } from '@keystead/contracts/policy-s
 import { type CompiledSet, refusingSet } from '@keystead/policy-engine/compile';
 import type { Logger } from 'pino';
 import type { EventKind } from '../durable-queue.ts';
+import type { AnchoredSet, PolicyAnchor } from './policy-anchor.ts';
 import {
   type ArrivedSet,
   type CheckedSet,
@@ -24,6 +26,8 @@ import { type Pointer, PolicySetFiles, type SignedSet } from './policy-set-files
 
 export interface HeldPoliciesOptions {
   folder: string;
+  /** What the store says of the set that was made active last. */
+  anchor: Pick<PolicyAnchor, 'read' | 'write'>;
   /** Read for each set: certificates are renewed. */
   trust: () => PolicyTrust;
   now: () => number;
@@ -48,6 +52,10 @@ export class HeldPolicies {
   readonly #options: HeldPoliciesOptions;
   readonly #files: PolicySetFiles;
   #pointer: Pointer | undefined;
+  /** What was made active last, where the files do not have it any more. */
+  #lost: AnchoredSet | undefined;
+  /** What the store is still to be told. */
+  #unanchored: AnchoredSet | undefined;
   #active: ActiveSet | undefined;
   #previous: ActiveSet | undefined;
   #heardAtMs = 0;
@@ -115,6 +123,7 @@ export class HeldPolicies {
 
   /** Called now and then: says when a set has become stale, and when it is no longer. */
   tick(): void {
+    if (this.#unanchored !== undefined) void this.#anchor(this.#unanchored);
     const { number, digest, staleness } = this.#active ?? {};
     if (number === undefined || digest === undefined) return;
     const silentMs = this.#options.now() - this.#heardAtMs;
@@ -134,7 +143,7 @@ export class HeldPolicies {
 
   async #take(arrived: ArrivedSet): Promise<Receipt> {
     const { number, digest } = arrived;
-    const held = this.#pointer?.active;
+    const held = this.#pointer?.active ?? this.#lost;
     const isHeld = held?.digest === digest && held.number === number;
     // A set that is held and damaged on the disk is taken again as it is.
     const checked = await checkSet(
@@ -152,7 +161,7 @@ export class HeldPolicies {
     };
     const pointer: Pointer = {
       active: signed,
-      predecessor: isHeld ? (this.#pointer?.predecessor ?? null) : (held ?? null),
+      predecessor: isHeld ? (this.#pointer?.predecessor ?? null) : (this.#pointer?.active ?? null),
     };
     try {
       this.#files.switchTo(pointer, arrived.content);
@@ -161,6 +170,9 @@ export class HeldPolicies {
       return this.#reject(arrived, PolicySetProblem.STORE);
     }
     this.#pointer = pointer;
+    this.#lost = undefined;
+    // After the files: a store that is behind them is brought up, one that is ahead denies everything.
+    await this.#anchor({ number, digest });
     const before = this.#active;
     if (!isHeld) {
       this.#previous?.compiled.close();
@@ -172,6 +184,49 @@ export class HeldPolicies {
     this.#report(arrived, PolicySetOutcome.ACTIVE, PolicySetProblem.UNSPECIFIED);
     this.tick();
     return { outcome: 'active' };
+  }
+
+  async #anchor(set: AnchoredSet): Promise<void> {
+    this.#unanchored = undefined;
+    try {
+      await this.#options.anchor.write(set);
+    } catch (error) {
+      this.#unanchored ??= set;
+      this.#options.log.warn(
+        { err: error, number: set.number },
+        'the store could not be told which policy set is active: it is tried again',
+      );
+    }
+  }
+
+  /** Whether the files hold what was made active last, or something newer. */
+  async #isRolledBack(pointer: Pointer | undefined): Promise<boolean> {
+    const { anchor, log } = this.#options;
+    const held = pointer?.active;
+    let anchored: AnchoredSet | undefined;
+    try {
+      anchored = await anchor.read();
+    } catch (error) {
+      log.error({ err: error }, 'which policy set was made active last is not known');
+      this.#lost = held ?? { number: 0, digest: '' };
+      return true;
+    }
+    const isSound =
+      anchored === undefined ||
+      (held !== undefined &&
+        (held.number > anchored.number ||
+          (held.number === anchored.number && held.digest === anchored.digest)));
+    if (isSound) {
+      if (held !== undefined && held.number !== anchored?.number)
+        await this.#anchor({ number: held.number, digest: held.digest });
+      return false;
+    }
+    this.#lost = anchored;
+    log.error(
+      { number: anchored?.number, found: held?.number ?? null },
+      'an older policy set was put in the place of the one that was made active: everything is denied',
+    );
+    return true;
   }
 
   #reject(arrived: ArrivedSet, problem: PolicySetProblem): Receipt {
@@ -190,19 +245,32 @@ export class HeldPolicies {
   ): void {
     this.#options.record({
       $case: 'policySetReported',
-      value: { policySet: { version: number, digest }, outcome, problem },
+      value: {
+        policySet: { version: number, digest },
+        outcome,
+        problem,
+        configurationDigest: '',
+      },
     });
   }
 
   async #load(): Promise<void> {
     this.#heardAtMs = this.#files.readHeardAtMs() || this.#options.now();
     let pointer: Pointer | undefined;
+    let isReadable = true;
     try {
       pointer = this.#files.readPointer();
-      if (pointer === undefined) return;
     } catch (error) {
+      isReadable = false;
       this.#options.log.error({ err: error }, 'the policy set that was held cannot be read');
     }
+    if (isReadable && (await this.#isRolledBack(pointer))) {
+      const lost = this.#lost ?? { number: 0, digest: '' };
+      this.#active = refusing(lost.number);
+      this.#report(lost, PolicySetOutcome.ROLLED_BACK, PolicySetProblem.UNSPECIFIED);
+      return;
+    }
+    if (isReadable && pointer === undefined) return;
     this.#pointer = pointer;
     const active = pointer && (await this.#read(pointer.active));
     const predecessor = pointer?.predecessor ? await this.#read(pointer.predecessor) : undefined;
@@ -211,13 +279,7 @@ export class HeldPolicies {
       this.#previous = predecessor;
       return;
     }
-    this.#active = predecessor ?? {
-      number: pointer?.active.number ?? 0,
-      digest: '',
-      compiled: refusingSet('corrupt_set'),
-      configuration: {},
-      staleness: null,
-    };
+    this.#active = predecessor ?? refusing(pointer?.active.number ?? 0);
     if (pointer === undefined) return;
     this.#options.log.error(
       { number: pointer.active.number, instead: predecessor?.number ?? null },
@@ -249,6 +311,16 @@ export class HeldPolicies {
     }
     return undefined;
   }
+}
+
+function refusing(number: number): ActiveSet {
+  return {
+    number,
+    digest: '',
+    compiled: refusingSet('corrupt_set'),
+    configuration: {},
+    staleness: null,
+  };
 }
 
 function asActive({ number, digest }: SignedSet, { content, compiled }: CheckedSet): ActiveSet {

@@ -54,6 +54,16 @@ export interface RemoteDecisionTable {
   approver: string;
 }
 
+/** The set that an agent made active last. */
+export interface PolicyAnchorTable {
+  agent_id: string;
+  number: number;
+  digest: string;
+  /** By a key that only who opens the vault's keys has. */
+  mac: string;
+  at_ms: number;
+}
+
 /** An override, in force until its end or its revocation. The last row counts. */
 export interface PolicyOverrideTable {
   position: Generated<number>;
@@ -71,12 +81,14 @@ export interface PolicyTables {
   approval_decision: ApprovalDecisionTable;
   approval_revision: ApprovalRevisionTable;
   approval_remote_decision: RemoteDecisionTable;
+  policy_anchor: PolicyAnchorTable;
   policy_override: PolicyOverrideTable;
 }
 
 export const policyMigrations: readonly Migration[] = [
   { name: 'policies-1', apply: createPolicyTables },
   { name: 'policies-2', apply: createReportTables },
+  { name: 'policies-3', apply: createAnchorTable },
 ];
 
 async function createPolicyTables(queries: Queries<unknown>, kind: SqlKind): Promise<void> {
@@ -149,4 +161,17 @@ async function createReportTables(queries: Queries<unknown>, kind: SqlKind): Pro
     .addColumn('approver', nameColumn(kind, identityLength), (column) => column.notNull())
     .execute();
   await createIndex(queries, kind, 'approval_remote', 'approval_remote_decision', ['approval_id']);
+}
+
+async function createAnchorTable(queries: Queries<unknown>, kind: SqlKind): Promise<void> {
+  const integer = integerColumn(kind);
+  await queries.schema
+    .createTable('policy_anchor')
+    .ifNotExists()
+    .addColumn('agent_id', nameColumn(kind, 40), (column) => column.primaryKey().notNull())
+    .addColumn('number', integer, (column) => column.notNull())
+    .addColumn('digest', nameColumn(kind, 64), (column) => column.notNull())
+    .addColumn('mac', nameColumn(kind, 64), (column) => column.notNull())
+    .addColumn('at_ms', integer, (column) => column.notNull())
+    .execute();
 }

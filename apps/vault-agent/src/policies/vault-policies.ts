@@ -9,6 +9,7 @@ import { Approvals } from './approvals.ts';
 import type { HeldPolicies } from './held-policies.ts';
 import { type Override, Overrides } from './overrides.ts';
 import { policyHandlers } from './policies.http.ts';
+import { PolicyAnchor } from './policy-anchor.ts';
 import { PolicyDecider } from './policy-decider.ts';
 import type { PolicyTables } from './policy-tables.ts';
 import { PolicyView } from './policy-view.ts';
@@ -88,6 +89,17 @@ export class VaultPolicies {
       clock: this.clock,
     });
     door.decider = this.decider;
+  }
+
+  /** What the store says of the sets of one agent of this vault. */
+  anchorOf(agentId: string): PolicyAnchor {
+    const { vault } = this.#options;
+    return new PolicyAnchor({
+      store: vault.store.as<PolicyTables>(),
+      key: vault.keys.derive('policy-anchor').bytes,
+      agentId,
+      now: Date.now,
+    });
   }
 
   handlers(): AgentHandler[] {

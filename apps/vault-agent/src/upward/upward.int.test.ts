@@ -97,6 +97,7 @@ test('after thirty days alone, everything that waited arrives once and in order,
     gauges: new ProcessGauges(),
     policies: await HeldPolicies.open({
       folder: join(folder, 'policies'),
+      anchor: { read: async () => undefined, write: async () => undefined },
       trust: () => policyTrustOf(identities.current),
       now: Date.now,
       record: () => undefined,
