@@ -137,14 +137,38 @@ export class Door {
    * @throws ServiceError `permission_denied`, `unavailable` where the audit cannot be written, and what
    * the work throws
    */
-  async perform<T>(
+  perform<T>(
     caller: Caller,
     errand: Errand,
     work: (decision: Decision) => Promise<T> | T,
   ): Promise<T> {
     const begunMs = this.#monotonicMs();
     const decided = this.#decide(caller, errand);
-    const decision = decided instanceof Promise ? await decided : decided;
+    if (decided instanceof Promise || errand.effect === 'write' || errand.also !== undefined) {
+      return this.#performInSteps(caller, errand, decided, work, begunMs);
+    }
+    // Most readings wait for the audit alone.
+    let answer: Promise<T> | T;
+    try {
+      answer = work(decided);
+    } catch (error) {
+      return this.#fail(caller, errand, [decided], error, begunMs);
+    }
+    if (answer instanceof Promise) return this.#await(caller, errand, [decided], answer, begunMs);
+    return this.#record(caller, errand, 'outcome', 'done', decided).then(() => {
+      this.#settle(errand, 'done', begunMs);
+      return answer;
+    });
+  }
+
+  async #performInSteps<T>(
+    caller: Caller,
+    errand: Errand,
+    decided: Permitted | Promise<Permitted>,
+    work: (decision: Decision) => Promise<T> | T,
+    begunMs: number,
+  ): Promise<T> {
+    const decision = await decided;
     const decisions: Permitted[] = [decision];
     try {
       for (const { action, resource, by } of errand.also ?? []) {
@@ -158,19 +182,40 @@ export class Door {
       await giveBack(decisions);
       throw error;
     }
+    return this.#await(caller, errand, decisions, (async () => work(decision))(), begunMs);
+  }
+
+  async #await<T>(
+    caller: Caller,
+    errand: Errand,
+    decisions: readonly Permitted[],
+    work: Promise<T>,
+    begunMs: number,
+  ): Promise<T> {
     let answer: T;
     try {
-      answer = await work(decision);
+      answer = await work;
     } catch (error) {
-      // Of a failure nobody knows how far the work came.
-      if (resultOf(error) !== 'failed') await giveBack(decisions);
-      await this.#record(caller, errand, 'outcome', resultOf(error), decision, error);
-      this.#settle(errand, resultOf(error), begunMs);
-      throw error;
+      return this.#fail(caller, errand, decisions, error, begunMs);
     }
-    await this.#record(caller, errand, 'outcome', 'done', decision);
+    await this.#record(caller, errand, 'outcome', 'done', decisions[0] as Permitted);
     this.#settle(errand, 'done', begunMs);
     return answer;
+  }
+
+  async #fail(
+    caller: Caller,
+    errand: Errand,
+    decisions: readonly Permitted[],
+    error: unknown,
+    begunMs: number,
+  ): Promise<never> {
+    // Of a failure nobody knows how far the work came.
+    if (resultOf(error) !== 'failed') await giveBack(decisions);
+    const decision = decisions[0] as Permitted;
+    await this.#record(caller, errand, 'outcome', resultOf(error), decision, error);
+    this.#settle(errand, resultOf(error), begunMs);
+    throw error;
   }
 
   /** What was refused before it was an errand: at most its action is known. */

@@ -18,6 +18,7 @@ export function inputReader(operation: AgentOperation): ReadInput {
   const hasParams = operation.path.includes('{');
   const isPlain = plainCheck(params);
   const takesQuery = !isEmpty(query);
+  const unasked = withoutQuery(query);
   const takesBody = operation.streams !== 'in' && !isEmpty(body);
   const takesIfMatch = operation.ifMatch !== 'none';
   const readParams = (given: unknown) =>
@@ -30,7 +31,8 @@ export function inputReader(operation: AgentOperation): ReadInput {
       ifMatch: null,
     };
     const asks = request.url.includes('?');
-    if (takesQuery || asks) input.query = check(query, 'query', readQuery(request.url));
+    if (asks) input.query = check(query, 'query', readQuery(request.url));
+    else if (takesQuery) input.query = unasked ?? check(query, 'query', {});
     if (takesIfMatch) input.ifMatch = readEntityTag(request.headers['if-match']);
     if (operation.streams !== 'in' && (takesBody || request.body !== undefined)) {
       // A missing body is an empty object: the schema then names the fields it misses.
@@ -72,6 +74,13 @@ export function plainCheck(
       const value = given[name];
       return typeof value === 'string' && value.length <= most && form?.test(value) === true;
     });
+}
+
+/** What a query is where none was sent; undefined where something of it is needed, or new each time. */
+function withoutQuery(schema: z.ZodType): object | undefined {
+  const parsed = schema.safeParse({});
+  const isBare = parsed.success && Object.keys(parsed.data as object).length === 0;
+  return isBare ? nothing : undefined;
 }
 
 function isEmpty(schema: z.ZodType): boolean {

@@ -298,22 +298,25 @@ class OperationRoute {
     }
   }
 
-  async #answer(
+  #answer(
     caller: Caller,
     request: FastifyRequest,
-    begins: () => void = () => undefined,
+    begins?: () => void,
   ): Promise<KeptAnswer | StreamAnswer> {
     const input = this.#readInput(request);
     const asked = this.#openCursor(caller.identity, input);
     const operation = this.#operation;
     request.isAtDoor = true;
-    const output = await this.#parts.door.perform(caller, this.#errand(input), () => {
-      begins();
-      return this.#handler.run(caller, input, streamsOf(operation, request));
-    });
-    if (operation.streams === 'out') return output as StreamAnswer;
-    if (asked !== undefined) this.#sealCursor(caller.identity, output, asked);
-    return this.#keep(request, output as Record<string, unknown>);
+    return this.#parts.door
+      .perform(caller, this.#errand(input), () => {
+        begins?.();
+        return this.#handler.run(caller, input, streamsOf(operation, request));
+      })
+      .then((output) => {
+        if (operation.streams === 'out') return output as StreamAnswer;
+        if (asked !== undefined) this.#sealCursor(caller.identity, output, asked);
+        return this.#keep(request, output as Record<string, unknown>);
+      });
   }
 
   #openCursor(identity: CallerIdentity, input: AgentInput<AgentOperation>): string | undefined {

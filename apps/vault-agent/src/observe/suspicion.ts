@@ -38,11 +38,19 @@ interface Familiar {
   lastDay: number;
 }
 
+interface Reading {
+  startMs: number;
+  current: DistinctCounter;
+  before: DistinctCounter;
+  /** In both; undefined where it has to be made anew. */
+  secrets: number | undefined;
+}
+
 interface Watched extends Familiar {
   identity: AuditIdentity;
   /** Times of the last denials, a ring of as many as are too many. */
   denialsAtMs: number[];
-  reading: { startMs: number; current: DistinctCounter; before: DistinctCounter } | undefined;
+  reading: Reading | undefined;
   toldAtMs: Partial<Record<SuspicionKind, number>>;
   lastAddress: string;
 }
@@ -87,7 +95,7 @@ export class SuspicionWatch {
       bulkReading.response !== 'off'
     ) {
       const { namespace = '', secret = '' } = fact.resource;
-      const secrets = noteReading(watched, `${namespace}\0${secret}`, bulkReading, nowMs);
+      const secrets = noteReading(watched, namespace, secret, bulkReading, nowMs);
       if (secrets >= bulkReading.secrets) {
         suspect('BULK_READING', bulkReading.response, secrets, bulkReading.withinMs);
       }
@@ -186,6 +194,7 @@ function noteDenial(
 /** Different secrets read in the half window before and the current one. */
 function noteReading(
   watched: Watched,
+  namespace: string,
   secret: string,
   { withinMs }: SuspicionRules['bulkReading'],
   nowMs: number,
@@ -193,19 +202,19 @@ function noteReading(
   const halfMs = withinMs / 2;
   let { reading } = watched;
   if (reading === undefined || nowMs - reading.startMs >= 2 * halfMs || nowMs < reading.startMs) {
-    reading = { startMs: nowMs, current: new DistinctCounter(), before: new DistinctCounter() };
+    reading = begunReading(nowMs, new DistinctCounter());
   } else if (nowMs - reading.startMs >= halfMs) {
-    reading = {
-      startMs: reading.startMs + halfMs,
-      current: new DistinctCounter(),
-      before: reading.current,
-    };
+    reading = begunReading(reading.startMs + halfMs, reading.current);
   }
   watched.reading = reading;
-  reading.current.add(secret);
-  const atMost = reading.current.count + reading.before.count;
-  // Most callers read few: the exact union is made only when it may be many.
-  return atMost < 100 ? atMost : reading.current.countWith(reading.before);
+  // Most read again what they have read before.
+  if (reading.current.add(namespace, secret)) reading.secrets = undefined;
+  reading.secrets ??= reading.current.countWith(reading.before);
+  return reading.secrets;
+}
+
+function begunReading(startMs: number, before: DistinctCounter): Reading {
+  return { startMs, current: new DistinctCounter(), before, secrets: undefined };
 }
 
 /** The first network of an identity is its own. */

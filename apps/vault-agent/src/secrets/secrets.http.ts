@@ -34,7 +34,7 @@ export function secretHandlers(secrets: Secrets): AgentHandler[] {
     }),
     handler(contract.readSecretValue, {
       resource: about,
-      run: async (caller, { params, query }) =>
+      run: (caller, { params, query }) =>
         secrets.readValue(caller, params.namespace, params.name, query),
     }),
     handler(contract.deleteSecret, {
