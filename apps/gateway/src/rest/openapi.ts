@@ -3,6 +3,7 @@
  * here: a field, a bound or a permission that changes in the contract changes in the document.
  */
 import * as analytics from '@keystead/contracts/analytics';
+import * as approvals from '@keystead/contracts/approvals';
 import * as auth from '@keystead/contracts/auth';
 import {
   type Answers,
@@ -26,12 +27,22 @@ import * as monitoring from '@keystead/contracts/monitoring';
 import * as notification from '@keystead/contracts/notification';
 import type { Operation } from '@keystead/contracts/operation';
 import * as policy from '@keystead/contracts/policy';
+import * as policyReplays from '@keystead/contracts/policy-replays';
 import * as registry from '@keystead/contracts/registry';
 import { publicOperations, streamEvents } from './public-operations.ts';
 
 const version = '1.0.0';
 const described = inOrder(publicOperations);
-const contracts = [auth, registry, monitoring, policy, analytics, notification];
+const contracts = [
+  auth,
+  registry,
+  monitoring,
+  policy,
+  approvals,
+  policyReplays,
+  analytics,
+  notification,
+];
 
 export function openApiDocument(): Json {
   const answers = answerSchemas(
