@@ -435,7 +435,7 @@ export class ControlLink {
         this.#welcomed(session, content.value);
         return;
       case 'heartbeatAnswer':
-        this.#answered(session, content.value);
+        this.#answered(session, content.value, message.timestampUnixMs);
         return;
       case 'receipt':
         this.#receipted(session, content.value);
@@ -514,6 +514,7 @@ export class ControlLink {
   #answered(
     session: Session,
     answer: Extract<NonNullable<ControlPayload['content']>, { $case: 'heartbeatAnswer' }>['value'],
+    toldMs: number,
   ): void {
     if (this.#session !== session) return;
     const now = this.#options.now();
@@ -524,7 +525,7 @@ export class ControlLink {
         number < this.#beatNumber ? { number: number + 1, sentAtMs: now.monotonicMs } : undefined;
     }
     if (recorded) {
-      this.#options.policies.heard();
+      this.#options.policies.heard(toldMs);
       this.counters.heartbeatsRecorded += 1;
       this.#failures = 0;
       this.#account(this.#contact.recorded(now));

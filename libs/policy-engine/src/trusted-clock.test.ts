@@ -60,6 +60,18 @@ test('a clock that was set ahead is trusted after it ran evenly, or when it is c
   expect(pass(1).trusted).toBe(true);
 });
 
+test('what is surely past may be learned later, and who agrees with the clock makes it trusted', () => {
+  const { pass, clock, now } = world();
+  clock.notBefore(now.wall + hour);
+  expect(pass(limits.clockSettlesAfterMs * 2).trusted).toBe(false);
+  clock.agree(now.wall + hour);
+  expect(pass(1).trusted).toBe(false);
+  clock.agree(now.wall + 1_000);
+  expect(pass(1).trusted).toBe(true);
+  clock.agree(now.wall + hour);
+  expect(pass(1).trusted).toBe(true);
+});
+
 test('a clock that stands before what is surely past is not trusted', () => {
   const { pass, clock, now } = world(1_000_000_000, 2_000_000_000);
   expect(pass(1).trusted).toBe(false);

@@ -72,6 +72,17 @@ export class TrustedClock {
     return { atMs: wall, trusted: true };
   }
 
+  /** A time that is surely past: before it the clock is not trusted. */
+  notBefore(atMs: number): void {
+    this.#latest = Math.max(this.#latest, atMs);
+  }
+
+  /** As {@link confirm}, by somebody whose own clock may be wrong: who differs makes nothing worse. */
+  agree(atMs: number): void {
+    this.read();
+    if (Math.abs(this.#lastWall - atMs) <= limits.clockToleranceMs) this.confirm(atMs);
+  }
+
   /** Somebody who knows says what time it is; true when the clock agrees and is trusted from now on. */
   confirm(atMs: number): boolean {
     this.read();

@@ -39,6 +39,7 @@ let anchored: AnchoredSet | undefined;
 let isStoreAway: boolean;
 let folder: string;
 let nowMs: number;
+let monotonicMs = 0;
 let told: { outcome: PolicySetOutcome; problem: PolicySetProblem; version: number }[];
 
 beforeEach(() => {
@@ -63,6 +64,7 @@ const open = () =>
     },
     trust: () => ({ root: authority.root, trustDomain: testTrustDomain, organizationId }),
     now: () => nowMs,
+    monotonicMs: () => monotonicMs,
     record: (kind: EventKind) => {
       if (kind.$case !== 'policySetReported') return;
       const { outcome, problem, policySet } = kind.value;
@@ -292,6 +294,25 @@ test('a set that may be out of date says so once, also over a restart, and again
     PolicySetOutcome.STALE,
     PolicySetOutcome.FRESH,
   ]);
+});
+
+test('setting the clock back makes no silence shorter, in this run and over a restart', async () => {
+  const held = await open();
+  await held.receive(arrived(1, { staleness: { afterSeconds: 600, afterwards: 'deny' } }));
+  held.heard();
+  const hour = 3_600_000;
+  nowMs -= hour;
+  monotonicMs += 601_000;
+  held.tick();
+  expect(held.staleness).toBe('deny');
+  const told: number[] = [];
+  const again = await open();
+  again.tick();
+  expect(again.staleness).toBe('deny');
+  again.onTimeTold = (unixMs) => told.push(unixMs);
+  again.heard(5);
+  expect([again.staleness, told]).toEqual([undefined, [5]]);
+  expect(again.surelyPastMs).toBeGreaterThan(nowMs);
 });
 
 test('sets that arrive at once are taken in turn, and the highest number stays', async () => {

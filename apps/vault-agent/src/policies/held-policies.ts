@@ -31,6 +31,7 @@ export interface HeldPoliciesOptions {
   /** Read for each set: certificates are renewed. */
   trust: () => PolicyTrust;
   now: () => number;
+  monotonicMs?: () => number;
   /** Kept for the control plane until its receipt. */
   record: (kind: EventKind) => void;
   log: Pick<Logger, 'info' | 'warn' | 'error'>;
@@ -42,11 +43,15 @@ export interface ActiveSet {
   compiled: CompiledSet;
   configuration: AgentConfiguration;
   staleness: Staleness | null;
+  /** When it was signed. */
+  createdAtMs?: number;
 }
 
 export type Receipt = { outcome: 'active' } | { outcome: 'rejected'; problem: PolicySetProblem };
 
 const heardWrittenEveryMs = 60_000;
+/** Clocks differ, and are corrected. */
+const clockToleranceMs = 60_000;
 
 export class HeldPolicies {
   readonly #options: HeldPoliciesOptions;
@@ -59,6 +64,8 @@ export class HeldPolicies {
   #active: ActiveSet | undefined;
   #previous: ActiveSet | undefined;
   #heardAtMs = 0;
+  /** Whoever sets the clock back makes no silence shorter. */
+  #heardMonotonicMs = 0;
   #heardWrittenAtMs = 0;
   #isStale = false;
   /** Sets are taken one after the other. */
@@ -99,6 +106,14 @@ export class HeldPolicies {
     return this.#isStale ? (this.#active?.staleness?.afterwards ?? undefined) : undefined;
   }
 
+  /** A time that is surely past: something was heard then, or a set was signed. */
+  get surelyPastMs(): number {
+    return Math.max(this.#heardAtMs, this.#active?.createdAtMs ?? 0);
+  }
+
+  /** What time it is at the control plane, when it is heard. */
+  onTimeTold: (unixMs: number) => void = () => undefined;
+
   /** Checks a set, keeps it, and lets it decide. */
   receive(arrived: ArrivedSet): Promise<Receipt> {
     const taken = this.#taking.then(() => this.#take(arrived));
@@ -106,10 +121,14 @@ export class HeldPolicies {
     return taken;
   }
 
-  /** The control plane was heard: a heartbeat was recorded. */
-  heard(): void {
+  /**
+   * The control plane was heard: a heartbeat was recorded.
+   * @param toldMs what time it is there
+   */
+  heard(toldMs?: number): void {
     const nowMs = this.#options.now();
-    this.#heardAtMs = nowMs;
+    this.#noteHeard(nowMs);
+    if (toldMs !== undefined) this.onTimeTold(toldMs);
     if (nowMs - this.#heardWrittenAtMs >= heardWrittenEveryMs && this.#active !== undefined) {
       this.#heardWrittenAtMs = nowMs;
       try {
@@ -126,7 +145,10 @@ export class HeldPolicies {
     if (this.#unanchored !== undefined) void this.#anchor(this.#unanchored);
     const { number, digest, staleness } = this.#active ?? {};
     if (number === undefined || digest === undefined) return;
-    const silentMs = this.#options.now() - this.#heardAtMs;
+    const silentMs = Math.max(
+      this.#options.now() - this.#heardAtMs,
+      this.#monotonicMs() - this.#heardMonotonicMs,
+    );
     const isStale = staleness != null && silentMs > staleness.afterSeconds * 1_000;
     if (isStale === this.#isStale) return;
     this.#isStale = isStale;
@@ -179,7 +201,7 @@ export class HeldPolicies {
       this.#previous = before;
     }
     this.#active = asActive(signed, checked.value);
-    this.#heardAtMs = this.#options.now();
+    this.#noteHeard(this.#options.now());
     this.#options.log.info({ number, digest }, 'a policy set decides from now on');
     this.#report(arrived, PolicySetOutcome.ACTIVE, PolicySetProblem.UNSPECIFIED);
     this.tick();
@@ -229,6 +251,15 @@ export class HeldPolicies {
     return true;
   }
 
+  #noteHeard(atMs: number): void {
+    this.#heardAtMs = atMs;
+    this.#heardMonotonicMs = this.#monotonicMs();
+  }
+
+  #monotonicMs(): number {
+    return this.#options.monotonicMs?.() ?? performance.now();
+  }
+
   #reject(arrived: ArrivedSet, problem: PolicySetProblem): Receipt {
     this.#options.log.warn(
       { number: arrived.number, problem: nameOfProblem(problem) },
@@ -255,7 +286,10 @@ export class HeldPolicies {
   }
 
   async #load(): Promise<void> {
-    this.#heardAtMs = this.#files.readHeardAtMs() || this.#options.now();
+    const nowMs = this.#options.now();
+    const heardAtMs = this.#files.readHeardAtMs() || nowMs;
+    // Heard in the future: the clock was set back meanwhile, and nobody knows for how long it was silent.
+    this.#noteHeard(heardAtMs > nowMs + clockToleranceMs ? 0 : heardAtMs);
     let pointer: Pointer | undefined;
     let isReadable = true;
     try {
@@ -325,7 +359,8 @@ function refusing(number: number): ActiveSet {
 
 function asActive({ number, digest }: SignedSet, { content, compiled }: CheckedSet): ActiveSet {
   const { configuration, staleness } = content;
-  return { number, digest, compiled, configuration, staleness };
+  const createdAtMs = Date.parse(content.createdAt);
+  return { number, digest, compiled, configuration, staleness, createdAtMs };
 }
 
 export function nameOfProblem(problem: PolicySetProblem): string {

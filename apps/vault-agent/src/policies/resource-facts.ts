@@ -16,15 +16,20 @@ export interface ResourceFacts {
   useCount: number;
 }
 
-/** Rather too often than too seldom: words of the text that only such reads can need. */
-const readingWords = /[tT]ag|owner|metadata|useCount/;
+/** What only the store knows: tags, owner and metadata of a namespace or a secret, and the use count. */
+const known = /^(?:resource|namespace)(?:#|\.tags$|\.owner$)|^context\.useCount$/;
+const knownText = /^(?:resource|namespace)\.metadata\.|^namespace\.owner$/;
 const readsFacts = new WeakMap<CompiledSet, boolean>();
 
 /** Whether any policy of the set may read what only the store knows. */
 export function needsFacts(set: CompiledSet): boolean {
   let needs = readsFacts.get(set);
   if (needs === undefined) {
-    needs = set.policies.some(({ study }) => readingWords.test(study.text));
+    needs = set.policies.some(
+      ({ study }) =>
+        [...study.reads, ...study.compares.keys()].some((name) => known.test(name)) ||
+        study.matches.some(({ path }) => knownText.test(path)),
+    );
     readsFacts.set(set, needs);
   }
   return needs;

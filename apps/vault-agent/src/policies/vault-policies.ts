@@ -34,8 +34,7 @@ export class VaultPolicies {
   readonly overrides: Overrides;
   readonly decider: PolicyDecider;
   readonly clock = new TrustedClock(Date.now, () => performance.now());
-  /** The set that was received; undefined where this agent takes none: roles decide alone. */
-  held: HeldPolicies | undefined;
+  #held: HeldPolicies | undefined;
   /** What was decided, for replays; undefined where nobody can ask for one. */
   journal: DecisionJournal | undefined;
   readonly facts: ResourceFactsReader;
@@ -100,6 +99,18 @@ export class VaultPolicies {
       agentId,
       now: Date.now,
     });
+  }
+
+  /** The set that was received; undefined where this agent takes none: roles decide alone. */
+  get held(): HeldPolicies | undefined {
+    return this.#held;
+  }
+
+  set held(held: HeldPolicies | undefined) {
+    this.#held = held;
+    if (held === undefined) return;
+    this.clock.notBefore(held.surelyPastMs);
+    held.onTimeTold = (unixMs) => this.clock.agree(unixMs);
   }
 
   handlers(): AgentHandler[] {
