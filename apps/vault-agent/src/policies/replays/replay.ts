@@ -11,6 +11,7 @@ import type { CompiledSet } from '@keystead/policy-engine/compile';
 import { decide } from '@keystead/policy-engine/decide';
 import type { AccessRequest } from '@keystead/policy-engine/facts';
 import { namesDuties, policiesAgainstDuty } from '../duties.ts';
+import { isEmpty } from '../empty-set.ts';
 import { needsFacts, type ResourceFacts, type ResourceFactsReader } from '../resource-facts.ts';
 import { type JournalEntry, type JournaledRequest, parseEntry } from './journal-entry.ts';
 import { replayLimits } from './replay-limits.ts';
@@ -164,7 +165,8 @@ class Run {
   #decide(request: AccessRequest): { allowed: boolean; needsApproval: boolean } | undefined {
     const { draft } = this.#options;
     const isDuty = request.principal.kind === 'system';
-    if (isDuty && !this.#namesDuties) return { allowed: true, needsApproval: false };
+    if (isEmpty(draft) || (isDuty && !this.#namesDuties))
+      return { allowed: true, needsApproval: false };
     const decision = decide(draft, request);
     if (decision.reason === 'engine_failed') return undefined;
     return isDuty

@@ -174,6 +174,14 @@ test('a set that decides everything anew that it decided itself finds no differe
   );
 });
 
+test('under a set without policies roles decide alone', async () => {
+  journal.note(request('ci', 'db'), allowed);
+  journal.note(request('bob', 'db'), { ...allowed, allowed: false });
+  const empty = await compile({ networks: {}, namespaces: {} });
+  const draft = empty.ok ? empty.value : await setOf();
+  expect(await replayed(draft)).toMatchObject({ newlyAllowed: 1, unchanged: 1 });
+});
+
 test('what a draft reads of a resource comes from the store, and what is gone is said to be', async () => {
   journal.note(request('ci', 'old'), allowed);
   journal.note(request('ci', 'new'), allowed);
