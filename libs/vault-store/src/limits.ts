@@ -46,7 +46,8 @@ export const vaultLimits = {
   rekeyPageRecords: 1_000,
   rekeyPageBytes: 2 * 1024 * 1024,
   /** Read, encrypted or waiting to be written: this times the page is what a rekey holds. */
-  rekeyPagesInFlight: 3,
+  rekeyPagesInFlight: 4,
+  /** Threads, whoever asks: each has a heap. */
   maxRekeyWorkers: 8,
   /** Ids that a result names; all of them are counted. */
   maxReportedIds: 1_000,

@@ -52,11 +52,54 @@ export class RowPage {
 
   /** The value alone. */
   value(index: number): Buffer {
-    return unpackValue(asBuffer(this.bytes), this.#starts[index] as number);
+    const { value, end } = this.#extent(index);
+    return asBuffer(this.bytes).subarray(value, end);
+  }
+
+  /** Whether the value begins as that of another row does. */
+  beginsAs(index: number, other: number, length: number): boolean {
+    const bytes = asBuffer(this.bytes);
+    const [one, two] = [this.#extent(index), this.#extent(other)];
+    if (one.end - one.value < length || two.end - two.value < length) return false;
+    return bytes.compare(bytes, one.value, one.value + length, two.value, two.value + length) === 0;
+  }
+
+  #extent(index: number): { value: number; end: number } {
+    const start = this.#starts[index] as number;
+    const bytes = asBuffer(this.bytes);
+    const value = start + headBytes + bytes.readUInt16BE(start) + bytes.readUInt16BE(start + 2);
+    return { value, end: value + bytes.readUInt32BE(start + 4) };
   }
 
   *rows(): Generator<PageRow> {
     for (let index = 0; index < this.count; index += 1) yield this.row(index);
+  }
+}
+
+/**
+ * Bytes of pages that are done, for pages to come. Asked for and left to the garbage a page at a time,
+ * they would fill the heap of the process with holes.
+ */
+export class SpareBytes {
+  readonly #spare: ArrayBuffer[] = [];
+  readonly #most: number;
+
+  /** @param most kept at once */
+  constructor(most: number) {
+    this.#most = most;
+  }
+
+  /** At least as many as asked for; what is in them is of a page before. */
+  take(bytes: number): ArrayBuffer {
+    const found = this.#spare.findIndex(({ byteLength }) => byteLength >= bytes);
+    if (found < 0) return new ArrayBuffer(Math.max(bytes, 1_024));
+    return this.#spare.splice(found, 1)[0] as ArrayBuffer;
+  }
+
+  give(bytes: ArrayBuffer): void {
+    // The oldest may be too small for today's pages.
+    if (this.#spare.length >= this.#most) this.#spare.shift();
+    this.#spare.push(bytes);
   }
 }
 
@@ -66,8 +109,12 @@ export class PageBuilder {
   #bytes: Buffer<ArrayBuffer>;
   #at = 0;
 
-  constructor(expectedBytes: number) {
-    this.#bytes = Buffer.from(new ArrayBuffer(Math.max(expectedBytes, 1_024)));
+  constructor(expectedBytes: number, spare?: SpareBytes) {
+    this.#bytes = Buffer.from(
+      spare === undefined
+        ? new ArrayBuffer(Math.max(expectedBytes, 1_024))
+        : spare.take(expectedBytes),
+    );
   }
 
   add(position: number, id: string, token: string, value: Uint8Array): void {
@@ -114,6 +161,8 @@ export interface ResealTask {
   /** For each row: the place of its keys, or a {@link rowPlan}. */
   plan: Uint16Array<ArrayBuffer>;
   derivations: DerivedKeys[];
+  /** Room for the new values: as much as the rows take. */
+  room: ArrayBuffer;
 }
 
 export interface ResealedPage {
@@ -148,9 +197,4 @@ function unpack(bytes: Buffer, start: number) {
     value: bytes.subarray(value, end),
   };
   return { row, end };
-}
-
-function unpackValue(bytes: Buffer, start: number): Buffer {
-  const value = start + headBytes + bytes.readUInt16BE(start) + bytes.readUInt16BE(start + 2);
-  return bytes.subarray(value, value + bytes.readUInt32BE(start + 4));
 }

@@ -3,14 +3,8 @@ import type { StatementSync } from 'node:sqlite';
 import { CompiledQuery, sql } from 'kysely';
 import type { VaultSchema } from '../schema.ts';
 import type { Queries, SqlStore } from '../sql/sql-store.ts';
-import { PageBuilder, type RowPage } from './packed-page.ts';
-
-/** A value in the place of another, if that other is still there. */
-export interface ValueChange {
-  position: number;
-  old: Uint8Array;
-  value: Uint8Array;
-}
+import { PageBuilder, type RowPage, type SpareBytes } from './packed-page.ts';
+import type { ValueChanges } from './value-changes.ts';
 
 /** Bytes of a value that no other value has; undefined: the value itself. */
 export type Fingerprint = { offset: number; length: number } | undefined;
@@ -20,12 +14,7 @@ export interface PageLimits {
   maxBytes: number;
 }
 
-interface ReadRow {
-  position: number;
-  id: string;
-  token: string;
-  value: Uint8Array;
-}
+type ReadRow = [position: number, id: string, token: string, value: Uint8Array];
 
 /** Which rows are walked: all, or those changed since. */
 export interface Walk {
@@ -39,11 +28,14 @@ export interface Walk {
 export class RekeyRows {
   readonly #store: SqlStore<VaultSchema>;
   readonly #limits: PageLimits;
+  readonly #spare: SpareBytes | undefined;
   #statements: { bounds: StatementSync; page: StatementSync } | undefined;
 
-  constructor(store: SqlStore<VaultSchema>, limits: PageLimits) {
+  /** @param spare where pages take their bytes from; whoever is done with a page gives them back */
+  constructor(store: SqlStore<VaultSchema>, limits: PageLimits, spare?: SpareBytes) {
     this.#store = store;
     this.#limits = limits;
+    this.#spare = spare;
   }
 
   async extent(): Promise<{ total: number; last: number }> {
@@ -61,14 +53,14 @@ export class RekeyRows {
   async page(walk: Walk): Promise<RowPage> {
     const { upTo, bytes } = await this.#bound(walk);
     // What a row has beside its value: the id, the token and their lengths.
-    const page = new PageBuilder(bytes + this.#limits.maxRecords * 100);
+    const room = bytes + this.#limits.maxRecords * 100;
+    const page = new PageBuilder(upTo === undefined ? 0 : room, this.#spare);
     if (upTo === undefined) return page.finish();
     const { sqlite } = this.#store;
     if (sqlite !== undefined && walk.updatedSinceMs === undefined) {
       // One by one, so that no row outlives its turn.
       for (const row of this.#prepare(sqlite).page.iterate(walk.after, upTo)) {
-        const { position, id, token, value } = row as unknown as ReadRow;
-        page.add(position, id, token, value);
+        page.add(...(row as unknown as ReadRow));
       }
       return page.finish();
     }
@@ -133,16 +125,18 @@ export class RekeyRows {
   }
 
   #prepare(sqlite: NonNullable<SqlStore<VaultSchema>['sqlite']>) {
-    this.#statements ??= {
-      bounds: sqlite.prepare(
-        `select max(position) as last, coalesce(sum(bytes), 0) as bytes from (
-           select position, length(value) as bytes from vault
-           where position > ? and position <= ? order by position limit ?)`,
-      ),
-      page: sqlite.prepare(
-        'select position, id, token, value from vault where position > ? and position <= ? order by position',
-      ),
-    };
+    if (this.#statements !== undefined) return this.#statements;
+    const page = sqlite.prepare(
+      'select position, id, token, value from vault where position > ? and position <= ? order by position',
+    );
+    // Rows without names: there are many.
+    page.setReturnArrays(true);
+    const bounds = sqlite.prepare(
+      `select max(position) as last, coalesce(sum(bytes), 0) as bytes from (
+         select position, length(value) as bytes from vault
+         where position > ? and position <= ? order by position limit ?)`,
+    );
+    this.#statements = { bounds, page };
     return this.#statements;
   }
 }
@@ -154,7 +148,7 @@ export class RekeyRows {
 export async function writeValues(
   queries: Queries<VaultSchema>,
   kind: SqlStore<VaultSchema>['kind'],
-  changes: readonly ValueChange[],
+  changes: ValueChanges,
   fingerprint: Fingerprint,
 ): Promise<number[]> {
   let written = 0;
@@ -162,31 +156,39 @@ export async function writeValues(
     const result = await queries.executeQuery(query);
     written += Number(result.numAffectedRows ?? 0n);
   }
-  if (written === changes.length) return [];
+  if (written === changes.count) return [];
   return findLost(queries, changes);
 }
 
 function* updates(
   kind: SqlStore<VaultSchema>['kind'],
-  changes: readonly ValueChange[],
+  changes: ValueChanges,
   fingerprint: Fingerprint,
 ): Generator<CompiledQuery> {
-  if (changes.length === 0) return;
+  const { count, positions } = changes;
+  if (count === 0) return;
   if (kind !== 'sqlite') {
     yield serverUpdate(kind, changes, fingerprint);
     return;
   }
-  for (let at = 0; at < changes.length; ) {
-    const size = statementSizes.find((each) => each <= changes.length - at) ?? 1;
-    yield sqliteUpdate(changes.slice(at, at + size), fingerprint);
+  const span = (positions.at(-1) as number) - (positions[0] as number) + 1;
+  if (fingerprint !== undefined && span <= count * rangeSparsenessMax) {
+    yield sqliteRangeUpdate(changes, fingerprint);
+    return;
+  }
+  for (let at = 0; at < count; ) {
+    const size = statementSizes.find((each) => each <= count - at) ?? 1;
+    yield sqliteUpdate(changes, at, size, fingerprint);
     at += size;
   }
 }
 
 /** Statements have one of a few sizes, so that their texts repeat and are prepared once. */
 const statementSizes = [500, 100, 20, 4, 1];
+/** Rows in a range for one that is changed; for fewer of them a range is slower than naming each. */
+const rangeSparsenessMax = 8;
 
-function mark(value: Uint8Array, fingerprint: Fingerprint): Uint8Array {
+function mark(value: Buffer, fingerprint: Fingerprint): Buffer {
   if (fingerprint === undefined) return value;
   return value.subarray(fingerprint.offset, fingerprint.offset + fingerprint.length);
 }
@@ -196,13 +198,69 @@ function marked(column: string, fingerprint: Fingerprint): string {
   return `substr(${column}, ${fingerprint.offset + 1}, ${fingerprint.length})`;
 }
 
-function sqliteUpdate(changes: readonly ValueChange[], fingerprint: Fingerprint): CompiledQuery {
-  const values = Array(changes.length).fill('(?, ?, ?)').join(', ');
+const cutDigits = 10;
+
+/**
+ * One walk over a range of rows with three parameters, instead of three for each row: for every position
+ * in it, whether changed or not, its old fingerprint and, as decimals, where its new value starts and how
+ * long it is. A position without a change has a fingerprint of zeros, which no record has.
+ */
+function sqliteRangeUpdate(
+  changes: ValueChanges,
+  fingerprint: NonNullable<Fingerprint>,
+): CompiledQuery {
+  const { positions, starts, values, count } = changes;
+  const first = positions[0] as number;
+  const last = positions[count - 1] as number;
+  const { offset, length } = fingerprint;
+  const slotBytes = length + 2 * cutDigits;
+  const slots = Buffer.alloc((last - first + 1) * slotBytes);
+  for (let index = 0; index < count; index += 1) {
+    const at = ((positions[index] as number) - first) * slotBytes;
+    const start = starts[index] as number;
+    changes.old(index).copy(slots, at, offset, offset + length);
+    writeDecimal(slots, at + length, start + 1);
+    writeDecimal(slots, at + length + cutDigits, (starts[index + 1] as number) - start);
+  }
+  const slot = `(position - ?1) * ${slotBytes}`;
+  const decimal = (place: number) =>
+    `cast(substr(?4, ${slot} + ${length + place * cutDigits + 1}, ${cutDigits}) as integer)`;
+  return CompiledQuery.raw(
+    `update vault set value = substr(?3, ${decimal(0)}, ${decimal(1)})
+      where position >= ?1 and position <= ?2
+        and ${marked('value', fingerprint)} = substr(?4, ${slot} + 1, ${length})`,
+    [first, last, values, slots],
+  );
+}
+
+function writeDecimal(bytes: Buffer, at: number, number: number): void {
+  let rest = number;
+  for (let place = cutDigits - 1; place >= 0; place -= 1) {
+    bytes[at + place] = 0x30 + (rest % 10);
+    rest = Math.trunc(rest / 10);
+  }
+}
+
+function sqliteUpdate(
+  changes: ValueChanges,
+  at: number,
+  size: number,
+  fingerprint: Fingerprint,
+): CompiledQuery {
+  const values = Array(size).fill('(?, ?, ?)').join(', ');
+  const parameters: unknown[] = [];
+  for (let index = at; index < at + size; index += 1) {
+    parameters.push(
+      changes.positions[index],
+      mark(changes.old(index), fingerprint),
+      changes.value(index),
+    );
+  }
   return CompiledQuery.raw(
     `update vault set value = fresh.column3 from (values ${values}) as fresh
       where vault.position = fresh.column1
         and ${marked('vault.value', fingerprint)} = fresh.column2`,
-    changes.flatMap(({ position, old, value }) => [position, mark(old, fingerprint), value]),
+    parameters,
   );
 }
 
@@ -212,20 +270,19 @@ function sqliteUpdate(changes: readonly ValueChange[], fingerprint: Fingerprint)
  */
 function serverUpdate(
   kind: 'postgresql' | 'mysql',
-  changes: readonly ValueChange[],
+  changes: ValueChanges,
   fingerprint: Fingerprint,
 ): CompiledQuery {
+  const { positions, starts, values, count } = changes;
   const cuts: number[][] = [];
-  const values: Uint8Array[] = [];
-  const olds: Uint8Array[] = [];
-  let [start, oldStart] = [1, 1];
-  for (const { position, old, value } of changes) {
-    const part = mark(old, fingerprint);
-    cuts.push([position, start, value.length, oldStart, part.length]);
-    values.push(value);
-    olds.push(part);
-    start += value.length;
-    oldStart += part.length;
+  const olds: Buffer[] = [];
+  for (let index = 0, oldStart = 1; index < count; index += 1) {
+    const start = starts[index] as number;
+    const old = mark(changes.old(index), fingerprint);
+    const length = (starts[index + 1] as number) - start;
+    cuts.push([positions[index] as number, start + 1, length, oldStart, old.length]);
+    olds.push(old);
+    oldStart += old.length;
   }
   const column = (place: number) => cuts.map((cut) => cut[place]);
   const isOld = (all: string) =>
@@ -236,7 +293,7 @@ function serverUpdate(
         from unnest($2::bigint[], $3::int[], $4::int[], $5::int[], $6::int[])
           as fresh(position, start, length, old_start, old_length)
         where vault.position = fresh.position and ${isOld('$7::bytea')}`,
-      [Buffer.concat(values), ...[0, 1, 2, 3, 4].map(column), Buffer.concat(olds)],
+      [values, ...[0, 1, 2, 3, 4].map(column), Buffer.concat(olds)],
     );
   }
   return CompiledQuery.raw(
@@ -245,30 +302,23 @@ function serverUpdate(
         old_start int path '$[3]', old_length int path '$[4]')) as fresh
       on vault.position = fresh.position
       set vault.value = substr(?, fresh.start, fresh.length) where ${isOld('?')}`,
-    [JSON.stringify(cuts), Buffer.concat(values), Buffer.concat(olds)],
+    [JSON.stringify(cuts), values, Buffer.concat(olds)],
   );
 }
 
 /** In the transaction that wrote: what does not have its new value was changed by somebody else. */
-async function findLost(
-  queries: Queries<VaultSchema>,
-  changes: readonly ValueChange[],
-): Promise<number[]> {
+async function findLost(queries: Queries<VaultSchema>, changes: ValueChanges): Promise<number[]> {
   const lost: number[] = [];
-  for (let at = 0; at < changes.length; at += 500) {
-    const part = changes.slice(at, at + 500);
+  for (let at = 0; at < changes.count; at += 500) {
+    const part = changes.positions.slice(at, at + 500);
     const rows = await queries
       .selectFrom('vault')
       .select(['position', 'value'])
-      .where(
-        'position',
-        'in',
-        part.map(({ position }) => position),
-      )
+      .where('position', 'in', part)
       .execute();
     const values = new Map(rows.map(({ position, value }) => [position, Buffer.from(value)]));
-    for (const { position, value } of part) {
-      if (values.get(position)?.equals(value) !== true) lost.push(position);
+    for (const [index, position] of part.entries()) {
+      if (values.get(position)?.equals(changes.value(at + index)) !== true) lost.push(position);
     }
   }
   return lost;

@@ -114,6 +114,21 @@ describe.each(sqlKinds)('on %s', (kind) => {
     });
   });
 
+  test('few records among many of another password get the new one', async () => {
+    await using made = await createTestVault(kind);
+    const { vault } = made;
+    const tokens = await fill(vault, 60, (index) => (index % 20 === 7 ? one : two));
+    expect(await vault.rekey({ oldPassword: one, newPassword: three })).toMatchObject({
+      matched: 3,
+      otherPassword: 57,
+      changedMeanwhile: 0,
+    });
+    for (const [index, token] of tokens.entries()) {
+      const password = index % 20 === 7 ? three : two;
+      expect(await vault.tokens.read(token, password)).toBe(`value ${index}`);
+    }
+  });
+
   test('a corrupt record is reported as corrupt, not as one of another password', async () => {
     await using made = await createTestVault(kind);
     const { vault } = made;

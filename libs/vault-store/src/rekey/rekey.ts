@@ -14,10 +14,11 @@ import type { PasswordKeys } from '../password-keys.ts';
 import type { VaultSchema } from '../schema.ts';
 import type { SqlStore } from '../sql/sql-store.ts';
 import { VaultError } from '../vault-error.ts';
-import { type ResealedPage, type RowPage, rowState } from './packed-page.ts';
+import { type ResealedPage, type RowPage, rowState, SpareBytes } from './packed-page.ts';
 import { type Findings, nothingFound, RekeyJournal } from './rekey-journal.ts';
-import { RekeyRows, type ValueChange, type Walk, writeValues } from './rekey-rows.ts';
+import { RekeyRows, type Walk, writeValues } from './rekey-rows.ts';
 import { EncryptorResealer, PasswordResealer, type Resealer } from './resealers.ts';
+import { ValueChanges } from './value-changes.ts';
 
 export interface RunOptions {
   /** Stops after the page under way; the result says how far it came. */
@@ -95,6 +96,8 @@ interface PageUnderWay {
 class RekeyRun {
   readonly #plan: RekeyPlan;
   readonly #startedMs = performance.now();
+  /** Of each page under way its rows and its new values. */
+  readonly #spare = new SpareBytes(2 * vaultLimits.rekeyPagesInFlight);
   #findings: Findings = { ...nothingFound };
   #examined = 0;
   #examinedBefore = 0;
@@ -127,8 +130,9 @@ class RekeyRun {
               upgrades,
               records: extent.total,
               workers: options.workers,
+              spare: this.#spare,
             })
-          : new EncryptorResealer(encryptor, passwords);
+          : new EncryptorResealer(encryptor, passwords, this.#spare);
       if (options.dryRun !== true) await this.#openJournal();
       const since = this.#journal?.state.startedAtMs ?? this.#plan.now();
       const after = this.#journal?.state.afterPosition ?? 0;
@@ -233,10 +237,11 @@ class RekeyRun {
         if (page.last === undefined) break;
         after = page.last;
         const resealed = await resealer.reseal(page, signal);
-        const changes = changesOf(page, resealed);
+        const changes = new ValueChanges(page, resealed);
         await this.#write(changes, resealer, upTo, (findings, changed) => {
           findings.matched += changed;
         });
+        this.#giveBack(page, resealed);
       }
       if (this.#findings.matched === matchedBefore) return;
       since = roundStartedAtMs - vaultLimits.rekeyOverlapMs;
@@ -245,15 +250,22 @@ class RekeyRun {
 
   #rows(resealer: Resealer): RekeyRows {
     const { batchRecords = resealer.pageRecords } = this.#plan.options;
-    return new RekeyRows(this.#plan.store, {
+    const limits = {
       maxRecords: Math.max(1, Math.min(batchRecords, resealer.pageRecords)),
       maxBytes: vaultLimits.rekeyPageBytes,
-    });
+    };
+    return new RekeyRows(this.#plan.store, limits, this.#spare);
+  }
+
+  /** Once nothing reads them. */
+  #giveBack(page: RowPage, resealed: ResealedPage): void {
+    this.#spare.give(page.bytes.buffer);
+    this.#spare.give(resealed.values.buffer);
   }
 
   /** Counts a page, and writes what is new of it. */
   async #settle(page: RowPage, resealed: ResealedPage, resealer: Resealer): Promise<void> {
-    const changes = changesOf(page, resealed);
+    const changes = new ValueChanges(page, resealed);
     const { states } = resealed;
     let [other, current] = [0, 0];
     const corruptIds: string[] = [];
@@ -275,12 +287,13 @@ class RekeyRun {
         lost.map((position) => page.row(page.positions.indexOf(position)).id),
       );
     });
+    this.#giveBack(page, resealed);
     this.#examined += page.count;
     this.#tell();
   }
 
   async #write(
-    changes: readonly ValueChange[],
+    changes: ValueChanges,
     resealer: Resealer,
     afterPosition: number,
     count: (findings: Findings, changed: number, lost: readonly number[]) => void,
@@ -288,27 +301,27 @@ class RekeyRun {
     const { store } = this.#plan;
     const journal = this.#journal;
     if (journal === undefined) {
-      count(this.#findings, changes.length, []);
+      count(this.#findings, changes.count, []);
       await this.#sampleWriting(changes, resealer);
       return;
     }
-    this.#quietPages = changes.length > 0 ? 0 : this.#quietPages + 1;
-    if (changes.length === 0 && this.#quietPages % quietPagesMax !== 0) {
+    this.#quietPages = changes.count > 0 ? 0 : this.#quietPages + 1;
+    if (changes.count === 0 && this.#quietPages % quietPagesMax !== 0) {
       count(this.#findings, 0, []);
       return;
     }
     this.#findings = await store.write(async (queries) => {
       const lost = await writeValues(queries, store.kind, changes, resealer.fingerprint);
       const findings = structuredClone(this.#findings);
-      count(findings, changes.length - lost.length, lost);
+      count(findings, changes.count - lost.length, lost);
       await journal.advance(queries, afterPosition, findings);
       return findings;
     });
   }
 
   /** A dry run writes once, and takes it back, to know what writing costs. */
-  async #sampleWriting(changes: readonly ValueChange[], resealer: Resealer): Promise<void> {
-    if (this.#writeMsPerRecord !== undefined || changes.length === 0) return;
+  async #sampleWriting(changes: ValueChanges, resealer: Resealer): Promise<void> {
+    if (this.#writeMsPerRecord !== undefined || changes.count === 0) return;
     const { store } = this.#plan;
     const takenBack = new Error('taken back');
     const started = performance.now();
@@ -320,7 +333,7 @@ class RekeyRun {
       .catch((error: unknown) => {
         if (error !== takenBack) throw error;
       });
-    this.#writeMsPerRecord = (performance.now() - started) / changes.length;
+    this.#writeMsPerRecord = (performance.now() - started) / changes.count;
   }
 
   #tell(): void {
@@ -355,19 +368,6 @@ class RekeyRun {
           : undefined,
     };
   }
-}
-
-function changesOf(page: RowPage, { states, lengths, values }: ResealedPage): ValueChange[] {
-  const changes: ValueChange[] = [];
-  let at = 0;
-  for (let index = 0; index < page.count; index += 1) {
-    if (states[index] !== rowState.matched) continue;
-    const end = at + (lengths[index] as number);
-    const position = page.positions[index] as number;
-    changes.push({ position, old: page.value(index), value: values.subarray(at, end) });
-    at = end;
-  }
-  return changes;
 }
 
 function named(known: readonly string[], more: readonly string[]): string[] {

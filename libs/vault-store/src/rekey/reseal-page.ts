@@ -1,7 +1,13 @@
 /** The work of a rekey on one page, without a database: open under the old key, seal under the new. */
 import type { RandomFill } from '@keystead/envelope/keys';
 import { PasswordKey } from '../password-key.ts';
-import { Corrupt, openRecord, sealRecord, WrongKey } from '../record-format.ts';
+import {
+  Corrupt,
+  openRecord,
+  recordOverheadBytes,
+  sealRecordInto,
+  WrongKey,
+} from '../record-format.ts';
 import {
   type ResealedPage,
   type ResealTask,
@@ -20,7 +26,7 @@ export function resealPage(task: ResealTask, random?: RandomFill): ResealedPage 
   const states = new Uint8Array(plan.length);
   const lengths = new Uint32Array(plan.length);
   // A new value is as long as the old one: the header has one length.
-  const values = Buffer.from(new ArrayBuffer(rows.length));
+  const values = Buffer.from(task.room);
   let at = 0;
   let index = 0;
   for (const row of unpackRows(rows, plan.length)) {
@@ -31,10 +37,11 @@ export function resealPage(task: ResealTask, random?: RandomFill): ResealedPage 
       const { oldKey, newKey, newDerivation } = keys[place] as (typeof keys)[number];
       try {
         const value = openRecord(oldKey, row.value, row);
-        const sealed = sealRecord(newKey, newDerivation, row, value, random);
+        const end = at + recordOverheadBytes + value.length;
+        const sealed = values.subarray(at, end);
+        sealRecordInto(sealed, newKey, newDerivation, row, value, random);
         value.fill(0);
-        sealed.copy(values, at);
-        at += sealed.length;
+        at = end;
         lengths[index] = sealed.length;
         states[index] = rowState.matched;
       } catch (error) {

@@ -2,7 +2,7 @@
 import { availableParallelism } from 'node:os';
 import { extname } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { Piscina } from 'piscina';
+import type { Piscina } from 'piscina';
 import type { Encryptor, PasswordEncryptor } from '../encryptor.ts';
 import { vaultLimits } from '../limits.ts';
 import { makeKey } from '../password-keys.ts';
@@ -22,6 +22,7 @@ import {
   type RowPage,
   rowPlan,
   rowState,
+  type SpareBytes,
 } from './packed-page.ts';
 import type { Fingerprint } from './rekey-rows.ts';
 import { resealPage } from './reseal-page.ts';
@@ -43,6 +44,8 @@ export interface Passwords {
 /** Below this many records a thread takes longer to start than to work. */
 const recordsForThreads = 5_000;
 const dearPageRecords = 32;
+/** Reading and writing, in one thread, keep up with no more. */
+const usefulThreads = 4;
 
 export class PasswordResealer implements Resealer {
   readonly pageRecords: number;
@@ -51,8 +54,9 @@ export class PasswordResealer implements Resealer {
   readonly #passwords: Passwords;
   readonly #upgrades: boolean;
   readonly #threads: number;
+  readonly #spare: SpareBytes;
   /** Started with the first page, when the memory of Argon2id is free again. */
-  #pool: Piscina<ResealTask, ResealedPage> | undefined;
+  #pool: Promise<Piscina<ResealTask, ResealedPage>> | undefined;
   /** Of the vault's salts: few. Those of single records are used once. */
   readonly #keys = new Map<string, Promise<DerivedKeys>>();
 
@@ -64,40 +68,43 @@ export class PasswordResealer implements Resealer {
     /** Expected. */
     records: number;
     workers: number | undefined;
+    /** Where the bytes of new values come from; whoever has written them gives them back. */
+    spare: SpareBytes;
   }) {
-    const { encryptor, passwords, upgrades, records } = options;
+    const { encryptor, passwords, upgrades, records, spare } = options;
+    this.#spare = spare;
     this.#encryptor = encryptor;
     this.#passwords = passwords;
     this.#upgrades = upgrades;
     this.pageRecords =
       encryptor.saltScope === 'record' ? dearPageRecords : vaultLimits.rekeyPageRecords;
     const workers =
-      options.workers ?? (records < recordsForThreads ? 0 : Math.min(availableParallelism(), 4));
-    this.#threads = encryptor.random === undefined ? workers : 0;
+      options.workers ??
+      (records < recordsForThreads ? 0 : Math.min(availableParallelism(), usefulThreads));
+    this.#threads =
+      encryptor.random === undefined ? Math.min(workers, vaultLimits.maxRekeyWorkers) : 0;
   }
 
   async reseal(page: RowPage, signal: AbortSignal): Promise<ResealedPage> {
     const plan = new Uint16Array(page.count);
     const derivations: DerivedKeys[] = [];
     const known = new Map<string, number>();
-    let lastName: Buffer | undefined;
-    let lastPlace = 0;
+    /** A row whose keys are known: what begins as it does has the same. */
+    let last: number | undefined;
     for (let index = 0; index < page.count; index += 1) {
-      const name = page.value(index).subarray(0, derivationBytes);
-      if (lastName === undefined || !name.equals(lastName)) {
-        const place =
-          known.get(latin(name)) ?? (await this.#place(page.row(index), derivations, signal));
-        if (place >= rowPlan.alreadyCurrent) {
-          plan[index] = place;
-          continue;
-        }
-        known.set(latin(name), place);
-        lastName = name;
-        lastPlace = place;
+      if (last !== undefined && page.beginsAs(index, last, derivationBytes)) {
+        plan[index] = plan[last] as number;
+        continue;
       }
-      plan[index] = lastPlace;
+      const name = latin(page.value(index).subarray(0, derivationBytes));
+      const place = known.get(name) ?? (await this.#place(page.row(index), derivations, signal));
+      plan[index] = place;
+      if (place >= rowPlan.alreadyCurrent) continue;
+      known.set(name, place);
+      last = index;
     }
-    const resealed = await this.#run({ rows: page.bytes, plan, derivations });
+    const room = this.#spare.take(page.bytes.length);
+    const resealed = await this.#run({ rows: page.bytes, plan, derivations, room });
     page.bytes = resealed.rows;
     return resealed;
   }
@@ -116,7 +123,7 @@ export class PasswordResealer implements Resealer {
   }
 
   async close(): Promise<void> {
-    await this.#pool?.destroy();
+    await (await this.#pool)?.destroy();
     for (const keys of this.#keys.values()) {
       await keys.then(
         ({ oldKey, newKey }) => {
@@ -132,7 +139,8 @@ export class PasswordResealer implements Resealer {
   async #run(task: ResealTask): Promise<ResealedPage> {
     if (this.#threads === 0) return resealPage(task, this.#encryptor.random);
     this.#pool ??= startPool(this.#threads);
-    const resealed = await this.#pool.run(task, { transferList: [task.rows.buffer] });
+    const pool = await this.#pool;
+    const resealed = await pool.run(task, { transferList: [task.rows.buffer, task.room] });
     for (const { oldKey, newKey } of task.derivations) {
       oldKey.fill(0);
       newKey.fill(0);
@@ -181,10 +189,12 @@ export class EncryptorResealer implements Resealer {
   readonly fingerprint = undefined;
   readonly #encryptor: Encryptor;
   readonly #passwords: Passwords;
+  readonly #spare: SpareBytes;
 
-  constructor(encryptor: Encryptor, passwords: Passwords) {
+  constructor(encryptor: Encryptor, passwords: Passwords, spare: SpareBytes) {
     this.#encryptor = encryptor;
     this.#passwords = passwords;
+    this.#spare = spare;
   }
 
   async reseal(page: RowPage, signal: AbortSignal): Promise<ResealedPage> {
@@ -205,7 +215,15 @@ export class EncryptorResealer implements Resealer {
         else if (!(error instanceof InvalidPassword)) throw error;
       }
     }
-    return { rows: page.bytes, states, lengths, values: Buffer.concat(values) };
+    // In memory of its own: it is used again.
+    const room = this.#spare.take(values.reduce((sum, { length }) => sum + length, 0));
+    const joined = new Uint8Array(room);
+    let at = 0;
+    for (const value of values) {
+      joined.set(value, at);
+      at += value.length;
+    }
+    return { rows: page.bytes, states, lengths, values: joined.subarray(0, at) };
   }
 
   async close(): Promise<void> {}
@@ -215,7 +233,9 @@ function latin(bytes: Uint8Array): string {
   return asBuffer(bytes).toString('latin1');
 }
 
-function startPool(threads: number): Piscina<ResealTask, ResealedPage> {
+async function startPool(threads: number): Promise<Piscina<ResealTask, ResealedPage>> {
+  // Loaded where it is needed: it takes memory at the time of Argon2id, when most is taken.
+  const { Piscina } = await import('piscina');
   const extension = extname(fileURLToPath(import.meta.url));
   return new Piscina<ResealTask, ResealedPage>({
     filename: new URL(`./reseal-worker${extension}`, import.meta.url).href,
