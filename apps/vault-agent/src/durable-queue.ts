@@ -6,10 +6,11 @@
  * is the operating system's and goes with the process, however that ends.
  *
  * Bounded. What is less worth makes room for what is worth more, the oldest first: usage, then what
- * else happened, then heads of the audit; what people must be told of makes room for nothing. Usage fills
- * at most half, and makes room for newer usage there. A head covers all entries before it, so that of
- * heads the newest matters most. What was dropped or could not be kept is counted, with the first and
- * last time; when there is room again the count itself becomes an event.
+ * else happened, then heads of the audit that a newer head of the same chain covers. The newest head of a
+ * chain goes for nothing: what people must be told of is refused before, and the oldest of that makes room
+ * for the first head of a chain. Usage fills at most half, and makes room for newer usage there. What was
+ * dropped or could not be kept is counted, with the first and last time; when there is room again the
+ * count itself becomes an event.
  */
 import { chmodSync, existsSync } from 'node:fs';
 import { dirname } from 'node:path';
@@ -41,7 +42,10 @@ export class QueueInUse extends Error {
   }
 }
 
-const schemaVersion = 2;
+const schemaVersion = 3;
+
+const eventByChain =
+  'create index event_by_chain on event (chain, position) where chain is not null;';
 
 /** What an event is worth when there is no room for all. */
 export const eventRanks = ['usage', 'ordinary', 'auditHead', 'notice'] as const;
@@ -64,6 +68,11 @@ export function rankOf(kind: EventKind): EventRank {
   }
 }
 
+/** Of a head of the audit: whose newest head covers the others. */
+function chainOf(kind: EventKind | undefined): Uint8Array | null {
+  return kind?.$case === 'auditHead' ? kind.value.chainId : null;
+}
+
 /** The part of the queue that usage may fill. */
 const usageShare = 0.5;
 
@@ -75,7 +84,10 @@ export class DurableQueue {
   readonly #remove: StatementSync;
   readonly #after: StatementSync;
   readonly #overflow: StatementSync;
-  readonly #removeOldest: StatementSync;
+  readonly #removeAt: StatementSync;
+  readonly #oldest: StatementSync;
+  readonly #coveredHead: StatementSync;
+  readonly #headOfChain: StatementSync;
   #waiting: Record<EventRank, number>;
   #refused = 0;
   /** The run before this one. */
@@ -125,15 +137,24 @@ export class DurableQueue {
     this.#database.exec(`delete from run where boot_id not in (select boot_id from event)
       and position <= (select max(position) - 20 from run)`);
     this.#insert = this.#database.prepare(
-      `insert into event (boot_id, sequence, rank, content)
-       select boot_id, next_sequence, ?, ? from run where boot_id = ? returning sequence`,
+      `insert into event (boot_id, sequence, rank, content, chain)
+       select boot_id, next_sequence, ?, ?, ? from run where boot_id = ? returning sequence`,
     );
     this.#remove = this.#database.prepare(
       'delete from event where boot_id = ? and sequence = ? returning rank',
     );
-    this.#removeOldest = this.#database.prepare(
-      `delete from event where position =
-         (select position from event where rank = ? order by position limit 1)`,
+    this.#removeAt = this.#database.prepare('delete from event where position = ?');
+    this.#oldest = this.#database.prepare(
+      'select position, content from event where rank = ? order by position limit 1',
+    );
+    this.#coveredHead = this.#database.prepare(
+      `select position, content from event as head
+       where rank = ${eventRanks.indexOf('auditHead')} and exists (select 1 from event as newer
+         where newer.chain = head.chain and newer.position > head.position)
+       order by position limit 1`,
+    );
+    this.#headOfChain = this.#database.prepare(
+      'select position, content from event where chain = ? order by position limit 1',
     );
     this.#after = this.#database.prepare(
       `select position, boot_id, sequence, content from event
@@ -176,7 +197,7 @@ export class DurableQueue {
   append(kind: EventKind, occurredAtUnixMs: number): boolean {
     return this.#transaction(() => {
       const rank = rankOf(kind);
-      if (!this.#makeRoom(rank)) {
+      if (!this.#makeRoom(rank, chainOf(kind))) {
         this.#overflow.run(occurredAtUnixMs);
         this.#refused += 1;
         return false;
@@ -187,23 +208,33 @@ export class DurableQueue {
   }
 
   /** Whether there is room for one more of the rank, if need be by dropping one of less worth. */
-  #makeRoom(rank: EventRank): boolean {
+  #makeRoom(rank: EventRank, chain: Uint8Array | null): boolean {
     const usageMax = Math.floor(this.#maxEvents * usageShare);
-    if (rank === 'usage' && this.#waiting.usage >= usageMax) return this.#drop('usage');
+    if (rank === 'usage' && this.#waiting.usage >= usageMax) return this.#dropOldest('usage');
     if (!this.isFull) return true;
-    const lesser = eventRanks.slice(0, eventRanks.indexOf(rank));
-    const victim = lesser.find((each) => this.#waiting[each] > 0);
-    if (victim !== undefined) return this.#drop(victim);
-    return rank === 'auditHead' && this.#drop('auditHead');
+    if (rank === 'usage') return false;
+    if (this.#dropOldest('usage')) return true;
+    if (rank === 'ordinary') return false;
+    if (this.#dropOldest('ordinary') || this.#drop('auditHead', this.#coveredHead.get())) {
+      return true;
+    }
+    if (chain === null) return false;
+    return (
+      this.#drop('auditHead', this.#headOfChain.get(chain)) ||
+      this.#dropOldest('notice') ||
+      this.#dropOldest('auditHead')
+    );
   }
 
-  #drop(rank: EventRank): boolean {
-    const oldest = this.#database
-      .prepare('select content from event where rank = ? order by position limit 1')
-      .get(eventRanks.indexOf(rank)) as { content: Uint8Array } | undefined;
-    if (oldest === undefined) return false;
-    this.#removeOldest.run(eventRanks.indexOf(rank));
-    this.#overflow.run(Event.decode(oldest.content).occurredAtUnixMs);
+  #dropOldest(rank: EventRank): boolean {
+    return this.#waiting[rank] > 0 && this.#drop(rank, this.#oldest.get(eventRanks.indexOf(rank)));
+  }
+
+  #drop(rank: EventRank, found: unknown): boolean {
+    const victim = found as { position: number; content: Uint8Array } | undefined;
+    if (victim === undefined) return false;
+    this.#removeAt.run(victim.position);
+    this.#overflow.run(Event.decode(victim.content).occurredAtUnixMs);
     this.#waiting[rank] -= 1;
     this.#refused += 1;
     return true;
@@ -259,7 +290,7 @@ export class DurableQueue {
   #insertEvent(kind: EventKind, occurredAtUnixMs: number): void {
     const content = Event.encode({ occurredAtUnixMs, kind }).finish();
     const rank = rankOf(kind);
-    this.#insert.get(eventRanks.indexOf(rank), content, this.#bootId);
+    this.#insert.get(eventRanks.indexOf(rank), content, chainOf(kind), this.#bootId);
     this.#database
       .prepare('update run set next_sequence = next_sequence + 1 where boot_id = ?')
       .run(this.#bootId);
@@ -313,13 +344,22 @@ export class DurableQueue {
     };
     if (version === schemaVersion) return;
     if (version > schemaVersion) throw new Error('the queue was written by a newer version');
-    if (version === 1) {
-      // Everything that the first version kept was of the same rank.
-      this.#database.exec(`begin immediate;
-        alter table event add column rank integer not null default ${eventRanks.indexOf('ordinary')};
-        create index event_by_rank on event (rank, position);
-        pragma user_version = ${schemaVersion};
-        commit;`);
+    if (version > 0) {
+      this.#database.exec('begin immediate');
+      if (version === 1) {
+        // Everything that the first version kept was of the same rank.
+        this.#database.exec(`
+          alter table event add column rank integer not null default ${eventRanks.indexOf('ordinary')};
+          create index event_by_rank on event (rank, position);`);
+      }
+      this.#database.exec(`alter table event add column chain blob; ${eventByChain}`);
+      const setChain = this.#database.prepare('update event set chain = ? where position = ?');
+      const heads = this.#database.prepare('select position, content from event where rank = ?');
+      for (const row of heads.all(eventRanks.indexOf('auditHead'))) {
+        const { position, content } = row as { position: number; content: Uint8Array };
+        setChain.run(chainOf(Event.decode(content).kind), position);
+      }
+      this.#database.exec(`pragma user_version = ${schemaVersion}; commit`);
       return;
     }
     this.#database.exec(`begin immediate;
@@ -337,9 +377,11 @@ export class DurableQueue {
         sequence integer not null,
         content blob not null,
         rank integer not null,
+        chain blob,
         unique (boot_id, sequence)
       ) strict;
       create index event_by_rank on event (rank, position);
+      ${eventByChain}
       create table overflow (
         only integer primary key check (only = 1),
         count integer not null,
