@@ -1,4 +1,8 @@
-/** A process that rekeys and, at a step it was told, dies as by `kill -9`. Says `finished` at the end. */
+/**
+ * A process that rekeys and, at a step it was told, dies as by `kill -9`. Says `begun`, `page` after each
+ * page, and `finished` at the end.
+ */
+import { flushCompileCache } from 'node:module';
 import type { VaultSchema } from '../schema.ts';
 import { openSql, type SqlOptions, type SqlStore } from '../sql/sql-store.ts';
 import { openVault } from '../vault.ts';
@@ -32,11 +36,14 @@ const mortal: SqlStore<VaultSchema> = {
   },
 };
 const vault = await openVault({ sql: mortal, migrate: false });
+// Whoever is killed leaves no cache behind by itself.
+flushCompileCache();
 process.stdout.write('begun\n');
 const { oldPassword, newPassword, batchRecords } = order;
 const result = await vault.rekey({
   oldPassword,
   newPassword,
+  onProgress: () => process.stdout.write('page\n'),
   ...(batchRecords === undefined ? {} : { batchRecords }),
 });
 process.stdout.write(`finished ${JSON.stringify(result)}\n`);
