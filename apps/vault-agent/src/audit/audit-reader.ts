@@ -56,7 +56,10 @@ export class AuditReader {
   }
 
   /** Reads the whole log: one at a time. @throws ServiceError `rate_limited` */
-  async verify(trustedHeads: readonly TrustedHead[]): Promise<AuditVerification> {
+  async verify(
+    trustedHeads: readonly TrustedHead[],
+    log: (typeof auditLogs)[number] = 'agent',
+  ): Promise<AuditVerification> {
     if (this.#verifying) {
       throw new ServiceError('rate_limited', {
         detail: 'the audit is being verified for somebody else',
@@ -65,8 +68,12 @@ export class AuditReader {
     }
     this.#verifying = true;
     try {
-      const key = readPublicKey(this.#keyFile)?.toString('base64');
-      return await verifyAudit(this.#logFile, {
+      const [file, keyFile] =
+        log === 'agent'
+          ? [this.#logFile, this.#keyFile]
+          : [commandsLogOf(this.#logFile), `${commandsLogOf(this.#logFile)}.key`];
+      const key = readPublicKey(keyFile)?.toString('base64');
+      return await verifyAudit(file, {
         trustedHeads,
         ...(key === undefined ? {} : { signerKeys: [key] }),
       });

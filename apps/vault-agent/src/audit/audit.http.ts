@@ -7,6 +7,8 @@ export function auditHandlers(reader: AuditReader): AgentHandler[] {
   return [
     handler(listAudit, { run: (caller, { query }) => reader.list(query, caller.sees) }),
     handler(listAuditHeads, { run: (_caller, { query }) => reader.heads(query) }),
-    handler(verifyAuditChain, { run: (_caller, { body }) => reader.verify(body.trustedHeads) }),
+    handler(verifyAuditChain, {
+      run: (_caller, { body }) => reader.verify(body.trustedHeads, body.log),
+    }),
   ] as AgentHandler[];
 }

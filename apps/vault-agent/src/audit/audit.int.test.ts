@@ -7,13 +7,15 @@ import { command, TestAgent } from '../agent-process.fixture.ts';
 
 let agent: TestAgent;
 const received: string[] = [];
+const receivedOfCommands: string[] = [];
 const receiver = createServer((request, answer) => {
   let text = '';
   request.on('data', (chunk) => {
     text += chunk;
   });
   request.on('end', () => {
-    received.push(...text.split('\n').slice(0, -1));
+    const isOfCommands = request.headers['x-keystead-audit-log'] === 'commands';
+    (isOfCommands ? receivedOfCommands : received).push(...text.split('\n').slice(0, -1));
     answer.writeHead(204).end();
   });
 });
@@ -190,6 +192,15 @@ test('who is denied too often is locked where that is asked for, and the owner u
     'outcome',
     'started',
   ]);
+  // Forwarded and verified like the agent's own.
+  const logged = () =>
+    readFileSync(join(agent.folder, 'audit', 'audit.log.commands'), 'utf8')
+      .trim()
+      .split('\n');
+  await agent.until(() => logged().every((line) => receivedOfCommands.includes(line)));
+  expect(received).not.toContain(logged()[0]);
+  const verified = await agent.send('POST', '/v1/audit/verify', { body: { log: 'commands' } });
+  expect(verified.body).toMatchObject({ ok: true, entries: logged().length });
   const [ofCommands, ofAgent] = await Promise.all(
     ['commands', 'agent'].map((log) => agent.send('GET', `/v1/audit/heads?limit=1&log=${log}`)),
   );

@@ -86,15 +86,16 @@ export function addReportingMetrics(registry: Registry, sources: ReportingSource
     new Gauge({
       name,
       help,
-      labelNames: ['destination'],
+      labelNames: ['destination', 'log'],
       registers: [registry],
       collect() {
-        for (const each of forwarders) this.set({ destination: each.name }, read(each));
+        for (const each of forwarders)
+          this.set({ destination: each.name, log: each.source }, read(each));
       },
     });
   };
   perDestination('vault_audit_forward_lag_entries', 'Entries that have not arrived yet', (each) =>
-    Math.max(0, (trail.sequence ?? 0) - each.confirmed),
+    each.source === 'agent' ? Math.max(0, (trail.sequence ?? 0) - each.confirmed) : each.underWay,
   );
   perDestination(
     'vault_audit_forward_paused',

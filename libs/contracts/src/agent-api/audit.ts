@@ -162,7 +162,7 @@ export const verifyAuditChain = agentOperation('audit.verify', {
   action: 'audit.verify',
   effect: 'read',
   status: 200,
-  body: z.strictObject({ trustedHeads: z.array(trustedHead).max(1_000).default([]) }),
+  body: z.strictObject({ trustedHeads: z.array(trustedHead).max(1_000).default([]), log }),
   output: auditVerification,
 });
 

@@ -27,6 +27,7 @@ async function begin(rotationBytes = 20_000): Promise<{ logFile: string; trail: 
 function forward(logFile: string, destination: Destination): AuditForwarder {
   const forwarder = new AuditForwarder({
     logFile,
+    source: 'agent',
     positionFile: `${logFile}.forward-test.json`,
     destination,
     log: pino({ level: 'silent' }),
@@ -145,6 +146,31 @@ test('entries that were retired before they were sent are counted, and the rest 
   const forwarder = forward(logFile, receiver.destination());
   await until(() => holdsAll(receiver, logFile));
   expect(forwarder.skipped).toBe((next?.firstSequence ?? 0) - 1);
+});
+
+test('a position of another chain is none: after a log was replaced all of the new one is sent', async () => {
+  const make = receivers['a file'] as () => Promise<Receiver>;
+  const receiver = await make();
+  const { logFile, trail } = await begin();
+  await record(trail, 0, 20);
+  const first = forward(logFile, receiver.destination());
+  await until(() => holdsAll(receiver, logFile));
+  await first.stop();
+  await trail.stop();
+  rmSync(logFile);
+  const next = await openTrail(logFile, {});
+  cleanUp.push(() => next.stop());
+  await record(next, 20, 5);
+  const second = forward(logFile, receiver.destination());
+  await until(() => holdsAll(receiver, logFile));
+  await until(() => second.confirmed < 20);
+  // Also while it runs.
+  await next.stop();
+  rmSync(logFile);
+  const last = await openTrail(logFile, {});
+  cleanUp.push(() => last.stop());
+  await record(last, 30, 2);
+  await until(() => holdsAll(receiver, logFile));
 });
 
 test('a message names what happened in its header, and holds the line as it was logged', () => {

@@ -6,6 +6,7 @@
  * in a row the receiver is left alone, each time longer, and then tried with one piece.
  */
 import { readFileSync } from 'node:fs';
+import type { auditLogs } from '@keystead/contracts/agent-api/audit';
 import {
   BrokenCircuitError,
   CircuitState,
@@ -15,6 +16,7 @@ import {
   handleAll,
 } from 'cockatiel';
 import type { Logger } from 'pino';
+import { z } from 'zod';
 import { writeDurably } from '../../durable-file.ts';
 import type { Destination } from './destination.ts';
 import { forwardingLimits } from './forwarding-limits.ts';
@@ -22,6 +24,8 @@ import { LogPosition } from './log-position.ts';
 
 export interface AuditForwarderOptions {
   logFile: string;
+  /** Whose log it is. */
+  source: (typeof auditLogs)[number];
   /** Where the position is kept. */
   positionFile: string;
   destination: Destination;
@@ -40,6 +44,8 @@ export class AuditForwarder {
   readonly #breaker;
   /** Entries up to this one have arrived. */
   #confirmed: number;
+  /** Of the log that they are of. */
+  #chain: string | undefined;
   #saved: number;
   #savedAtMs = Number.NEGATIVE_INFINITY;
   #unconfirmedSinceMs: number | undefined;
@@ -55,9 +61,11 @@ export class AuditForwarder {
     this.#destination = options.destination;
     this.#log = options.log.child({ destination: options.destination.name });
     this.#monotonicNow = options.monotonicNow ?? (() => performance.now());
-    this.#confirmed = readPosition(options.positionFile);
-    this.#saved = this.#confirmed;
-    this.#position = new LogPosition(options.logFile, this.#confirmed);
+    const { sequence, chain } = readPosition(options.positionFile);
+    this.#confirmed = sequence;
+    this.#chain = chain;
+    this.#saved = sequence;
+    this.#position = new LogPosition(options.logFile, sequence, chain);
     this.#breaker = circuitBreaker(handleAll, {
       breaker: new ConsecutiveBreaker(forwardingLimits.failuresBeforeOpen),
       halfOpenAfter: new ExponentialBackoff({
@@ -86,6 +94,15 @@ export class AuditForwarder {
 
   get name(): string {
     return this.#destination.name;
+  }
+
+  get source(): (typeof auditLogs)[number] {
+    return this.#options.source;
+  }
+
+  /** Entries that were read and have not arrived. */
+  get underWay(): number {
+    return Math.max(0, this.#position.sequence - this.#confirmed);
   }
 
   /** Entries up to this one have arrived. */
@@ -120,6 +137,10 @@ export class AuditForwarder {
     try {
       while (!this.#stopping) {
         const lines = await this.#position.read();
+        if (this.#position.chain !== this.#chain) {
+          if (this.#chain !== undefined) this.#confirmed = 0;
+          this.#chain = this.#position.chain;
+        }
         if (lines.length === 0) break;
         await this.#breaker.execute(() => this.#destination.send(lines));
         this.counters.forwarded += lines.length;
@@ -173,7 +194,7 @@ export class AuditForwarder {
     try {
       writeDurably(
         this.#options.positionFile,
-        `${JSON.stringify({ sequence: this.#confirmed })}\n`,
+        `${JSON.stringify({ sequence: this.#confirmed, chain: this.#chain })}\n`,
         0o600,
       );
       this.#saved = this.#confirmed;
@@ -184,14 +205,19 @@ export class AuditForwarder {
   }
 }
 
+const storedPosition = z.object({
+  sequence: z.number().int().min(0),
+  chain: z
+    .string()
+    .regex(/^[0-9a-f]{32}$/)
+    .optional(),
+});
+
 /** From the beginning where nothing is known: twice is better than never. */
-function readPosition(file: string): number {
+function readPosition(file: string): z.infer<typeof storedPosition> {
   try {
-    const { sequence } = JSON.parse(readFileSync(file, 'utf8')) as { sequence: unknown };
-    return typeof sequence === 'number' && Number.isSafeInteger(sequence) && sequence >= 0
-      ? sequence
-      : 0;
+    return storedPosition.parse(JSON.parse(readFileSync(file, 'utf8')));
   } catch {
-    return 0;
+    return { sequence: 0 };
   }
 }

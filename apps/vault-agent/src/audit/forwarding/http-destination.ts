@@ -1,11 +1,14 @@
 /** Posts lines as `application/x-ndjson`; any 2xx says that they have arrived. Redirects are not followed. */
 import { type RequestOptions, request } from 'node:http';
 import { request as requestTls } from 'node:https';
+import type { auditLogs } from '@keystead/contracts/agent-api/audit';
 import type { Destination, ForwardedLine } from './destination.ts';
 import { forwardingLimits } from './forwarding-limits.ts';
 
 export interface HttpDestinationOptions {
   url: string;
+  /** Told in a header: each log is a chain of its own. */
+  source: (typeof auditLogs)[number];
   /** The whole header, e.g. `Bearer …`. Read anew for each try, so that it can be changed. */
   authorization?: (() => string) | undefined;
   /** PEM; the system's authorities where it is missing. */
@@ -33,6 +36,7 @@ export class HttpDestination implements Destination {
       headers: {
         'content-type': 'application/x-ndjson',
         'content-length': body.length,
+        'x-keystead-audit-log': this.#options.source,
         'x-keystead-first-sequence': lines[0]?.sequence ?? 0,
         'x-keystead-last-sequence': lines.at(-1)?.sequence ?? 0,
         ...(authorization === undefined ? {} : { authorization: authorization() }),

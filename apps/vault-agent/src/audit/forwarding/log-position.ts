@@ -13,10 +13,18 @@ export class LogPosition {
   #hint: { firstSequence: number; offset: number } | undefined;
   /** Entries that were removed before they were read. */
   skipped = 0;
+  #chain: string | undefined;
 
-  constructor(logFile: string, sequence: number) {
+  /** @param chain that the sequence is of; undefined where it was written down without it */
+  constructor(logFile: string, sequence: number, chain?: string) {
     this.#logFile = logFile;
     this.#sequence = sequence;
+    this.#chain = chain;
+  }
+
+  /** Of the log that was read last. */
+  get chain(): string | undefined {
+    return this.#chain;
   }
 
   get sequence(): number {
@@ -77,6 +85,14 @@ export class LogPosition {
   /** The file with the next entry, or the one after it where that is gone. */
   async #file(): Promise<{ path: string; firstSequence: number } | undefined> {
     const first = await readFirst(this.#logFile).catch(() => undefined);
+    if (first !== undefined && first.chain !== this.#chain) {
+      // Another log than the one that the position is of: nothing of it has been read.
+      if (this.#chain !== undefined) {
+        this.#sequence = 0;
+        this.#hint = undefined;
+      }
+      this.#chain = first.chain;
+    }
     const closed = await closedFiles(this.#logFile);
     const files = [
       ...closed,

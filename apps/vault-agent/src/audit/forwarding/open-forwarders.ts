@@ -2,9 +2,15 @@
 import { createHash } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { hostname } from 'node:os';
+import { auditLogs } from '@keystead/contracts/agent-api/audit';
 import type { Logger } from 'pino';
-import { ConfigurationError, type LoadedConfiguration } from '../../configuration.ts';
+import {
+  type Configuration,
+  ConfigurationError,
+  type LoadedConfiguration,
+} from '../../configuration.ts';
 import { type ReadVariable, readSecret } from '../../key-management.ts';
+import { commandsLogOf } from '../commands-log.ts';
 import { AuditForwarder } from './audit-forwarder.ts';
 import type { Destination } from './destination.ts';
 import { FileDestination } from './file-destination.ts';
@@ -17,12 +23,39 @@ export function openForwarders(
   readVariable: ReadVariable,
   log: Logger,
 ): AuditForwarder[] {
-  const { audit } = configuration;
-  const logFile = locate(audit.log_file);
+  const logFile = locate(configuration.audit.log_file);
+  const files = { agent: logFile, commands: commandsLogOf(logFile) };
+  return auditLogs.flatMap((source) =>
+    destinationsOf(source, configuration.audit, locate, readVariable).map(
+      (destination) =>
+        new AuditForwarder({
+          logFile: files[source],
+          source,
+          positionFile: `${files[source]}.forward-${shortDigest(destination.name)}.json`,
+          destination,
+          log,
+        }),
+    ),
+  );
+}
+
+/** Each log is a chain of its own, and arrives where it can be told from the other. */
+function destinationsOf(
+  source: (typeof auditLogs)[number],
+  audit: Configuration['audit'],
+  locate: (path: string) => string,
+  readVariable: ReadVariable,
+): Destination[] {
   const destinations: Destination[] = [];
   if (audit.forward_to_syslog) {
     const { host, port, protocol, ca_file: caFile } = audit.syslog;
-    const origin = { host, port, hostname: hostname(), processId: process.pid };
+    const origin = {
+      host,
+      port,
+      hostname: hostname(),
+      processId: process.pid,
+      program: `keystead-${source}`,
+    };
     destinations.push(
       protocol === 'udp'
         ? new SyslogDatagrams(origin)
@@ -31,7 +64,8 @@ export function openForwarders(
   }
   for (const each of audit.forward) {
     if (each.type === 'file') {
-      destinations.push(new FileDestination(locate(each.path)));
+      const path = locate(each.path);
+      destinations.push(new FileDestination(source === 'agent' ? path : commandsLogOf(path)));
       continue;
     }
     const { authorization } = each;
@@ -39,6 +73,7 @@ export function openForwarders(
     destinations.push(
       new HttpDestination({
         url: each.url,
+        source,
         ca: readAuthority(each.ca_file, locate),
         authorization:
           authorization === undefined
@@ -47,15 +82,7 @@ export function openForwarders(
       }),
     );
   }
-  return destinations.map(
-    (destination) =>
-      new AuditForwarder({
-        logFile,
-        positionFile: `${logFile}.forward-${shortDigest(destination.name)}.json`,
-        destination,
-        log,
-      }),
-  );
+  return destinations;
 }
 
 function readAuthority(

@@ -140,6 +140,7 @@ async function http(): Promise<Receiver> {
   return {
     destination: () =>
       new HttpDestination({
+        source: 'agent',
         url: `http://127.0.0.1:${port}/audit`,
         authorization: () => 'Bearer token-of-the-test',
       }),

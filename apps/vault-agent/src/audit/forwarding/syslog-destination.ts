@@ -18,6 +18,8 @@ export interface SyslogOptions {
   ca?: string | undefined;
   hostname: string;
   processId: number;
+  /** `keystead-agent` where it is missing. */
+  program?: string | undefined;
 }
 
 const closed = 'the receiver closed the connection';

@@ -12,7 +12,7 @@ const severity = { error: 3, warning: 4, notice: 5, informational: 6 } as const;
  */
 export function syslogMessage(
   { sequence, text }: ForwardedLine,
-  origin: { hostname: string; processId: number },
+  origin: { hostname: string; processId: number; program?: string | undefined },
 ): string {
   const line = parseLine(text);
   const priority = facility * 8 + severity[severityOf(line)];
@@ -20,7 +20,8 @@ export function syslogMessage(
   const hostname = headerText(origin.hostname, 255);
   const facts = `[audit@32473 sequence="${sequence}" hash="${headerText(line?.hash ?? '', 64)}"]`;
   const at = headerText(line?.at ?? '', 32);
-  return `<${priority}>1 ${at} ${hostname} keystead-agent ${origin.processId} ${id} ${facts} ${text}`;
+  const program = origin.program ?? 'keystead-agent';
+  return `<${priority}>1 ${at} ${hostname} ${program} ${origin.processId} ${id} ${facts} ${text}`;
 }
 
 /** RFC 6587 3.4.1 and RFC 5425 4.3: the number of bytes, a space, the message. */
