@@ -184,19 +184,24 @@ export class RotationJournal {
   }
 
   /**
-   * Looks at some rotations whether a clock that was wrong has put them off, the next ones each time.
+   * Looks at some rotations whether a clock that was wrong has put them off, and whether their secret is
+   * still there, the next ones each time.
    * @returns after which to go on: empty at the end
    */
   async mend(after: string): Promise<string> {
     const nowMs = this.#now();
     const rows = await this.#store.db
       .selectFrom('rotation')
-      .selectAll()
-      .where('secret_id', '>', after)
-      .orderBy('secret_id')
+      .leftJoin('secret', 'secret.id', 'rotation.secret_id')
+      .selectAll('rotation')
+      .select('secret.id as found')
+      .where('rotation.secret_id', '>', after)
+      .orderBy('rotation.secret_id')
       .limit(rotatorLimits.dueBatch)
       .execute();
-    for (const row of rows) {
+    for (const { found, ...row } of rows) {
+      // Without a time of its own nothing else would wake it.
+      if (found === null) await this.forget(row.secret_id);
       if (timesMended(row, nowMs) === undefined) continue;
       await this.write(async (queries) => {
         const locked = await lockRotation(this.#store, queries, row.secret_id);

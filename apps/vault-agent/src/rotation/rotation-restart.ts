@@ -17,6 +17,7 @@ export async function restartRotations(
   nowMs: number,
   secretIds?: readonly string[],
 ): Promise<void> {
+  if (secretIds !== undefined && !(await areRotated(queries, secretIds))) return;
   await supersede(queries, rotationLease);
   let retirements = queries.deleteFrom('rotation_retirement');
   if (secretIds !== undefined) retirements = retirements.where('secret_id', 'in', secretIds);
@@ -48,6 +49,22 @@ export async function restartRotations(
       retry_trigger: null,
     });
   }
+}
+
+async function areRotated(
+  queries: Queries<RotationSchema>,
+  secretIds: readonly string[],
+): Promise<boolean> {
+  for (const table of ['rotation', 'rotation_retirement'] as const) {
+    const row = await queries
+      .selectFrom(table)
+      .select('secret_id')
+      .where('secret_id', 'in', secretIds)
+      .limit(1)
+      .executeTakeFirst();
+    if (row !== undefined) return true;
+  }
+  return false;
 }
 
 /** Before readings are forgotten: those since the last rotation count on from nothing. */

@@ -111,6 +111,16 @@ test('a secret is rotated by its schedule, and once for all the times that were 
   ]);
 });
 
+test('a rotation that only readings would wake goes with its secret all the same', async () => {
+  await set({ afterUses: 3 });
+  await agent.vault.namespaces.delete('payments');
+  const rows = () =>
+    agent.vault.store.as<RotationSchema>().db.selectFrom('rotation').selectAll().execute();
+  expect(await rows()).toHaveLength(1);
+  await agent.runOnce();
+  expect(await rows()).toHaveLength(0);
+});
+
 test('a clock that was ten years ahead rotates once, and the schedule goes on when it is right again', async () => {
   await set({ everySeconds: day, overlapSeconds: 60 });
   await agent.createSecret('paused', 'value');
