@@ -34,23 +34,32 @@ export function keyOf(
   allowed: boolean,
   needsApproval: boolean,
 ): string {
-  const { kind, id, roles } = principal;
-  const { address, authentication, tls, headers, clockTrusted } = context;
-  return JSON.stringify([
-    kind,
-    id,
-    roles,
-    action,
-    resource.namespace?.name,
-    resource.secret?.name,
-    address,
-    authentication.method,
-    tls,
-    headers,
-    clockTrusted,
-    allowed,
-    needsApproval,
-  ]);
+  const { kind, id, roles = [] } = principal;
+  const { address = '', authentication, tls, headers, clockTrusted } = context;
+  const namespace = resource.namespace?.name;
+  const secret = resource.secret?.name;
+  const flags =
+    (allowed ? 1 : 0) +
+    (needsApproval ? 2 : 0) +
+    (clockTrusted === false ? 4 : 0) +
+    (tls?.used === true ? 8 : 0) +
+    (tls?.clientCertificate === true ? 16 : 0) +
+    (namespace === undefined ? 32 : 0) +
+    (secret === undefined ? 64 : 0);
+  const sent = isEmpty(headers) ? '' : JSON.stringify(headers);
+  // Made for every decision. Every part that somebody else chooses has its length before it.
+  return `${flags} ${kind} ${action} ${authentication.method} ${id.length}:${id}${textOf(roles)}${textOf([namespace ?? '', secret ?? '', address, tls?.version ?? ''])}${sent}`;
+}
+
+function textOf(parts: readonly string[]): string {
+  let text = `${parts.length};`;
+  for (const part of parts) text += `${part.length}:${part}`;
+  return text;
+}
+
+function isEmpty(record: Readonly<Record<string, string>> | undefined): boolean {
+  for (const _ in record) return false;
+  return true;
 }
 
 /** Undefined where the line is none of ours. */
