@@ -183,14 +183,18 @@ export function parseLine(line: Buffer | string): AuditLine | undefined {
   }
 }
 
-let lastMs = Number.NaN;
-let lastIso = '';
+let second = Number.NaN;
+let secondIso = '';
+
+/** Of one second after another nearly everything is the same. */
 function isoTime(nowMs: number): string {
-  if (nowMs !== lastMs) {
-    lastIso = new Date(nowMs).toISOString();
-    lastMs = nowMs;
+  const thisSecond = Math.floor(nowMs / 1_000);
+  if (thisSecond !== second) {
+    // Up to the dot: also years of more than four digits.
+    secondIso = new Date(thisSecond * 1_000).toISOString().slice(0, -4);
+    second = thisSecond;
   }
-  return lastIso;
+  return `${secondIso}${String(1_000 + (Math.trunc(nowMs) - thisSecond * 1_000)).slice(1)}Z`;
 }
 
 function clip(text: string): string {
@@ -211,6 +215,8 @@ function field(name: string, text: string | undefined): string {
 
 function listField(list: readonly string[] | undefined): string {
   if (list === undefined) return '';
+  // One role, nearly always.
+  if (list.length === 1) return `,"decidedBy":[${quoted(list[0] as string)}]`;
   return `,"decidedBy":[${list.slice(0, auditLimits.listLength).map(quoted).join(',')}]`;
 }
 
