@@ -45,6 +45,8 @@ export interface NewSetVersion {
   set: Record<string, unknown>;
   settings: Pick<PolicySetSettings, 'staleness' | 'configuration'>;
   note: string;
+  /** `false`: it does not say what the set says now, so that nobody rolls it out by leaving out a number. */
+  isNewest?: boolean;
 }
 
 @Injectable()
@@ -212,7 +214,7 @@ export async function addSetVersion(
   transaction: Transaction,
   ctx: TenantCtx,
   signer: Signer,
-  { setId, set, settings, note }: NewSetVersion,
+  { setId, set, settings, note, isNewest = true }: NewSetVersion,
 ): Promise<Output<typeof createPolicySetVersion>> {
   const { organizationId } = ctx;
   await transaction.$executeRaw`
@@ -263,10 +265,12 @@ export async function addSetVersion(
       signerChain: chain.map(bytes),
     },
   });
-  await transaction.policySet.update({
-    where: { organizationId_id: { organizationId, id: setId } },
-    data: { latestNumber: number },
-  });
+  if (isNewest) {
+    await transaction.policySet.update({
+      where: { organizationId_id: { organizationId, id: setId } },
+      data: { latestNumber: number },
+    });
+  }
   return showSetVersion({ ...row, bytes: encoded.length });
 }
 

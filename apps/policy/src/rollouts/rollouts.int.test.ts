@@ -1,6 +1,7 @@
 import { toId, toUuid } from '@keystead/contracts/ids';
 import { createRollout, listRolloutAgents, listRollouts } from '@keystead/contracts/policy';
 import { enqueue } from '@keystead/database/outbox';
+import { compile } from '@keystead/policy-engine/compile';
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
 import {
   denyAll,
@@ -9,6 +10,7 @@ import {
   PolicyWorld,
   type TestVault,
 } from '../policy.fixture.ts';
+import { readContent } from '../policy-sets/set-content.ts';
 
 let world: PolicyWorld;
 
@@ -283,7 +285,7 @@ test('a rollout that cannot be moved holds up no other, and one that is paused i
   });
 });
 
-test('rolled back, vaults get what they held before, signed under a new number', async () => {
+test('rolled back, vaults get what they held before, or an empty set, signed under a new number', async () => {
   const { organization, vaults, set, signed: first } = await fleet(3);
   for (const vault of vaults.slice(0, 2)) await world.assign(vault, first.number);
   const strict = await world.published(organization, denyAll);
@@ -296,8 +298,21 @@ test('rolled back, vaults get what they held before, signed under a new number',
   expect(await assigned(vaults)).toEqual([second.number, second.number, second.number]);
   const back = await act('rollback', organization, id);
   expect(back).toMatchObject({ state: 'rolled_back', reason: expect.stringContaining('1 vaults') });
-  const third = second.number + 1;
-  expect((await assigned(vaults)).sort()).toEqual([second.number, third, third]);
+  const numbers = await assigned(vaults);
+  const [third, empty] = [numbers[0] ?? 0, numbers[2] ?? 0];
+  expect(numbers).toEqual([third, third, empty]);
+  expect([third, empty].sort()).toEqual([second.number + 1, second.number + 2]);
+  const emptied = await world.database.withTenant(organization, (transaction) =>
+    transaction.policySetVersion.findFirst({ where: { number: empty } }),
+  );
+  const nothing = readContent(emptied?.content ?? new Uint8Array()).set;
+  expect(await compile(nothing)).toMatchObject({ ok: true, value: { levels: [] } });
+  // It does not become what the set says.
+  const { latestNumber } = await world.sets.get(
+    organization.ctx,
+    given({ params: { id: set.id } }),
+  );
+  expect(latestNumber).not.toBe(empty);
   const contents = await world.database.withTenant(organization, (transaction) =>
     transaction.policySetVersion.findMany({
       where: { number: { in: [first.number, third] } },
@@ -309,7 +324,7 @@ test('rolled back, vaults get what they held before, signed under a new number',
     JSON.parse(Buffer.from(content).toString('utf8')),
   );
   expect(after.set).toEqual(before.set);
-  expect(contents[1]?.predecessorDigest).toBe(second.digest);
+  expect(contents[1]?.predecessorDigest).toBe(third < empty ? second.digest : emptied?.digest);
 });
 
 test('a vault that comes later gets what was rolled out to its tag, or else to all, and keeps what it is given', async () => {

@@ -197,12 +197,12 @@ export class Rollouts {
       input,
       [...underWay, 'stopped', 'completed'],
       async (transaction, row) => {
-        const untouched = await giveBack(transaction, ctx, row, signer);
+        const emptied = await giveBack(transaction, ctx, row, signer);
         return {
           state: 'rolled_back',
           reason:
-            untouched > 0
-              ? `rolled back by ${ctx.actor.name}; ${untouched} vaults held nothing before and keep the set`
+            emptied > 0
+              ? `rolled back by ${ctx.actor.name}; ${emptied} vaults held nothing before and get an empty set`
               : `rolled back by ${ctx.actor.name}`,
           finishedAt: new Date(),
         };
@@ -390,7 +390,8 @@ async function writePlan(
 }
 
 /**
- * Signs what the vaults held before under new numbers, and assigns those: an agent never goes back.
+ * Signs what the vaults held before under new numbers, and assigns those: an agent never goes back. Those
+ * that held nothing get a set without policies, under which roles decide alone.
  * @returns how many vaults held nothing before
  */
 async function giveBack(
@@ -409,10 +410,18 @@ async function giveBack(
     where v.organization_id = ${organizationId}::uuid and v.rollout_id = ${row.id}::uuid
       and v.stage <= ${row.stage} and (v.previous_number is null or v.previous_number < ${row.number})
     order by v.vault_id`;
-  let untouched = 0;
+  let emptied = 0;
   for (const [previous, group] of Map.groupBy(vaults, (vault) => vault.previous)) {
+    const ids = group.map(({ vault_id }) => vault_id);
     if (previous === null) {
-      untouched += group.length;
+      const empty = await addSetVersion(transaction, ctx, signer, {
+        setId: row.setId,
+        set: { networks: {}, namespaces: {} },
+        settings: { staleness: null, configuration: {} },
+        note: `nothing, after the rollback of ${row.number}`,
+        isNewest: false,
+      });
+      emptied += (await assignNumber(transaction, organizationId, ids, empty.number)).length;
       continue;
     }
     const before = await transaction.policySetVersion.findUniqueOrThrow({
@@ -425,14 +434,9 @@ async function giveBack(
       settings: { staleness, configuration },
       note: `what number ${previous} said, after the rollback of ${row.number}`,
     });
-    await assignNumber(
-      transaction,
-      organizationId,
-      group.map(({ vault_id }) => vault_id),
-      signed.number,
-    );
+    await assignNumber(transaction, organizationId, ids, signed.number);
   }
-  return untouched;
+  return emptied;
 }
 
 /** Somebody has taken care of a halted rollout: the alert about it is over. */

@@ -19,12 +19,15 @@ import {
 } from '@keystead/agent-protocol/test-authority.fixture';
 import { newUuid, toId } from '@keystead/contracts/ids';
 import { type PolicySetContent, policySetForm } from '@keystead/contracts/policy-set-content';
+import { refusingSet } from '@keystead/policy-engine/compile';
 import { decide } from '@keystead/policy-engine/decide';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import type { EventKind } from '../durable-queue.ts';
+import { isEmpty } from './empty-set.ts';
 import { HeldPolicies } from './held-policies.ts';
 import type { AnchoredSet } from './policy-anchor.ts';
 import type { ArrivedSet } from './policy-set-check.ts';
+import { PolicyView } from './policy-view.ts';
 
 const authority = await TestAuthority.create();
 const organizationId = newUuid();
@@ -167,6 +170,22 @@ test('a set that was put back, or taken away, is noticed, told, and decides noth
     expect(decision(after)).toBe('allow');
     expect(decision(await open())).toBe('allow');
   }
+});
+
+test('a set without policies is held like every other, and roles decide alone under it', async () => {
+  const held = await open();
+  expect(await held.receive(arrived(5, { set: { networks: {}, namespaces: {} } }))).toEqual({
+    outcome: 'active',
+  });
+  expect(held.active && isEmpty(held.active.compiled)).toBe(true);
+  const view = new PolicyView({
+    held,
+    overrides: { active: undefined },
+    decider: { totals: { allowed: 0, denied: 0, errors: 0 } },
+    clock: { read: () => ({ atMs: nowMs, trusted: true }) },
+  });
+  expect(view.read()).toMatchObject({ set: { number: 5, policies: 0 }, decides: 'roles' });
+  expect(isEmpty(refusingSet('corrupt_set'))).toBe(false);
 });
 
 test('a store that could not be told is told later; one that is behind the files is brought up', async () => {

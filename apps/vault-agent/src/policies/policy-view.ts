@@ -3,6 +3,7 @@ import type { AgentInput, AgentOutput } from '@keystead/contracts/agent-api/oper
 import type { HeldPolicyFacts, listPolicies } from '@keystead/contracts/agent-api/policies';
 import { ServiceError } from '@keystead/contracts/errors';
 import type { TrustedClock } from '@keystead/policy-engine/trusted-clock';
+import { isEmpty } from './empty-set.ts';
 import type { HeldPolicies } from './held-policies.ts';
 import type { Overrides } from './overrides.ts';
 import type { PolicyDecider } from './policy-decider.ts';
@@ -44,7 +45,7 @@ export class PolicyView {
       decides:
         override !== undefined
           ? 'override'
-          : active === undefined
+          : active === undefined || isEmpty(active.compiled)
             ? 'roles'
             : isRefusing
               ? 'refused'

@@ -6,6 +6,7 @@ import type { Door, Trail } from '../access/door.ts';
 import type { AgentHandler } from '../http/handler.ts';
 import type { Vault } from '../store/vault.ts';
 import { Approvals } from './approvals.ts';
+import { isEmpty } from './empty-set.ts';
 import type { HeldPolicies } from './held-policies.ts';
 import { type Override, Overrides } from './overrides.ts';
 import { policyHandlers } from './policies.http.ts';
@@ -67,10 +68,24 @@ export class VaultPolicies {
         return parts.held?.staleness;
       },
     };
+    // A set that is to have no policies decides nothing.
+    const deciding = {
+      get active() {
+        const set = held.active;
+        return set && isEmpty(set.compiled) ? undefined : set;
+      },
+      get previous() {
+        const set = held.previous;
+        return set && isEmpty(set.compiled) ? undefined : set;
+      },
+      get staleness() {
+        return held.staleness;
+      },
+    };
     this.facts = new ResourceFactsReader(vault.store);
     this.subject = { id: vault.store.vaultId, name: 'vault' };
     this.decider = new PolicyDecider({
-      held,
+      held: deciding,
       facts: this.facts,
       approvals: this.approvals,
       overrides: this.overrides,

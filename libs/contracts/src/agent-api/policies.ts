@@ -36,7 +36,7 @@ export const heldPolicies = z.object({
         .nullable(),
     })
     .nullable(),
-  /** `roles`: without a set. `refused`: what is held is damaged, and everything is denied. */
+  /** `roles`: without a set, or with one that has no policies. `refused`: what is held is damaged, and everything is denied. */
   decides: z.enum(['policies', 'roles', 'override', 'refused']),
   override: policyOverride.nullable(),
   /** Whether times can be judged; policies that read the time deny while they cannot. */
