@@ -712,11 +712,18 @@ export const assignPolicySet = operation('policy', 'policy-sets.assign', {
 export const effectivePolicies = operation('policy', 'policies.effective', {
   method: 'GET',
   path: '/v1/vaults/{id}/effective-policies',
-  summary: 'Show the policies that hold for a vault, or for one of its namespaces, by level',
+  summary: 'Show the policies that hold for a vault, one of its namespaces or one secret, by level',
   tag: 'Policies',
   permission: 'policies.read',
   params: vaultParams,
-  query: z.strictObject({ namespace: namespaceName.optional() }),
+  query: z.strictObject({
+    namespace: namespaceName.optional(),
+    /** Of the namespace: what can apply to it at all, whoever asks and whatever is to be done. */
+    secret: z.string().min(1).max(255).optional(),
+    limit: z.coerce.number().int().min(1).max(limits.pageMax).default(limits.pageMax),
+    /** The place after which to go on. */
+    after: z.coerce.number().int().min(0).max(1_000_000).default(0),
+  }),
   output: z.object({
     vaultId: idSchema('vault'),
     number: z.number().int().nullable(),
@@ -731,12 +738,18 @@ export const effectivePolicies = operation('policy', 'policies.effective', {
         policies: z.array(
           z.object({
             policyId: idSchema('policy').nullable(),
+            /** As it is called now; null where it is not known any more. */
+            name: z.string().nullable(),
             version: z.number().int().nullable(),
             source: z.object({ format: z.enum(['cedar', 'document']), text: z.string() }),
           }),
         ),
       }),
     ),
+    /** How many there are on all pages. */
+    total: z.number().int(),
+    /** Hand it back as `after`; null on the last page. */
+    nextAfter: z.number().int().nullable(),
   }),
 });
 

@@ -1,4 +1,5 @@
 import { newUuid, toId } from '@keystead/contracts/ids';
+import { effectivePolicies } from '@keystead/contracts/policy';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { given, PolicyWorld, type TestVault } from '../policy.fixture.ts';
 
@@ -124,10 +125,13 @@ describe('the policy set of a vault', () => {
     ];
     const { signed } = await world.signedSet(organization, ids);
     await world.assign(vault, signed.number);
-    const effective = (namespace?: string) =>
+    const effective = (namespace?: string, query: Record<string, unknown> = {}) =>
       world.assignments.effective(
         vault.ctx,
-        given({ params: { id: toId('vault', vault.vaultId) }, query: { namespace } }),
+        given<typeof effectivePolicies>({
+          params: { id: toId('vault', vault.vaultId) },
+          query: effectivePolicies.query.parse({ namespace, ...query }),
+        }),
       );
     expect(await effective('other')).toMatchObject({
       number: signed.number,
@@ -141,5 +145,47 @@ describe('the policy set of a vault', () => {
       'vault',
       'namespace',
     ]);
+    const first = await effective('payments', { limit: 2 });
+    expect([first.total, first.nextAfter]).toEqual([3, 2]);
+    const last = await effective('payments', { limit: 2, after: first.nextAfter });
+    expect(last.levels.map(({ policies }) => policies.map(({ policyId }) => policyId))).toEqual([
+      [],
+      [],
+      [ids[2]],
+    ]);
+    expect(last.nextAfter).toBeNull();
+    expect(first.levels[0]?.policies[0]?.name).toMatch(/^policy /);
+  });
+
+  it('shows of a secret what can apply to it at all', async () => {
+    const organization = await world.organization();
+    const vault = await world.vault(organization);
+    const texts = [
+      'permit(principal, action, resource);',
+      'permit(principal, action, resource in Namespace::"payments");',
+      'permit(principal, action, resource in Namespace::"other");',
+      'permit(principal, action, resource) when { resource.name like "db/*" };',
+      'permit(principal is User, action, resource) when { resource.name like "web/*" };',
+      'forbid(principal, action == Action::"key.rotate", resource);',
+      'forbid(principal, action, resource == Secret::"payments:db/a") unless { principal in Role::"x" };',
+    ];
+    const ids: string[] = [];
+    for (const text of texts) ids.push(await world.published(organization, text));
+    const { signed } = await world.signedSet(organization, ids);
+    await world.assign(vault, signed.number);
+    const of = async (secret: string) => {
+      const { levels } = await world.assignments.effective(
+        vault.ctx,
+        given<typeof effectivePolicies>({
+          params: { id: toId('vault', vault.vaultId) },
+          query: effectivePolicies.query.parse({ namespace: 'payments', secret }),
+        }),
+      );
+      return levels.flatMap(({ policies }) =>
+        policies.map(({ policyId }) => ids.indexOf(policyId ?? '')),
+      );
+    };
+    expect(await of('db/a')).toEqual([0, 1, 3, 6]);
+    expect(await of('web/b')).toEqual([0, 1, 4]);
   });
 });

@@ -5,7 +5,7 @@
 import { checkMatch, etagOf } from '@keystead/access/precondition';
 import { TenantWork } from '@keystead/access/tenant-work';
 import type { TenantCtx } from '@keystead/contracts/context';
-import { notFound, ServiceError } from '@keystead/contracts/errors';
+import { invalidRequest, notFound, ServiceError } from '@keystead/contracts/errors';
 import { toId, toUuid } from '@keystead/contracts/ids';
 import type { Input, Output } from '@keystead/contracts/operation';
 import {
@@ -18,7 +18,7 @@ import { Bus } from '@keystead/messaging/bus';
 import { Inject, Injectable } from '@nestjs/common';
 import { readContent } from '../policy-sets/set-content.ts';
 import { assignNumber, lockVaults } from './assignment-rows.ts';
-import { effectiveLevels } from './effective-levels.ts';
+import { type EffectiveLevel, effectiveLevels, pageOf } from './effective-levels.ts';
 
 @Injectable()
 export class Assignments {
@@ -75,6 +75,12 @@ export class Assignments {
     input: Input<typeof effectivePolicies>,
   ): Promise<Output<typeof effectivePolicies>> {
     const vaultId = toUuid('vault', input.params.id);
+    const { namespace = null, secret, limit, after } = input.query;
+    if (secret !== undefined && namespace === null) {
+      throw invalidRequest('query', [
+        { path: ['namespace'], message: 'must name the namespace that the secret lies in' },
+      ]);
+    }
     return this.work.read(ctx, async (transaction) => {
       const { version: number, digest } = await show(transaction, ctx, vaultId);
       const row =
@@ -92,19 +98,47 @@ export class Assignments {
           staleness: null,
           configuration: {},
           levels: [],
+          total: 0,
+          nextAfter: null,
         };
       }
       const content = readContent(row.content);
+      const place = namespace === null || secret === undefined ? null : { namespace, secret };
+      const levels = await effectiveLevels(content.set, namespace, place);
+      const page = pageOf(levels, after, limit);
       return {
         vaultId: input.params.id,
         number,
         digest,
         staleness: content.staleness,
         configuration: content.configuration,
-        levels: effectiveLevels(content.set, input.query.namespace ?? null),
+        ...page,
+        levels: await named(transaction, ctx, page.levels),
       };
     });
   }
+}
+
+async function named(
+  transaction: Transaction,
+  { organizationId }: TenantCtx,
+  levels: readonly EffectiveLevel[],
+): Promise<Output<typeof effectivePolicies>['levels']> {
+  const ids = levels.flatMap(({ policies }) =>
+    policies.flatMap(({ policyId }) => (policyId === null ? [] : [toUuid('policy', policyId)])),
+  );
+  const rows = await transaction.policy.findMany({
+    where: { organizationId, id: { in: ids } },
+    select: { id: true, name: true },
+  });
+  const names = new Map(rows.map(({ id, name }) => [toId('policy', id) as string, name]));
+  return levels.map((level) => ({
+    ...level,
+    policies: level.policies.map((policy) => ({
+      ...policy,
+      name: names.get(policy.policyId ?? '') ?? null,
+    })),
+  }));
 }
 
 const revisionOf = (etag: string) => Number(etag.replaceAll('"', ''));

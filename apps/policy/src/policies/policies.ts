@@ -30,6 +30,7 @@ import {
 } from '@keystead/contracts/policy';
 import { isUniqueViolation, type Transaction } from '@keystead/database/database';
 import { Inject, Injectable } from '@nestjs/common';
+import { thoseThatFit } from '../answer-size.ts';
 import { newestReplayOfDraft } from '../replays/replay-rows.ts';
 import { requireBelow } from '../replays/replay-verdict.ts';
 import { lineDiff } from './line-diff.ts';
@@ -159,10 +160,10 @@ export class Policies {
         orderBy: { version: 'desc' },
         take: limit + 1,
       });
-      const shown = rows.slice(0, limit);
+      const shown = thoseThatFit(rows.slice(0, limit));
       return {
         items: shown.map(showVersion),
-        nextBefore: rows.length > limit ? (shown.at(-1)?.version ?? null) : null,
+        nextBefore: rows.length > shown.length ? (shown.at(-1)?.version ?? null) : null,
       };
     });
   }

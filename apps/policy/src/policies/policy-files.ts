@@ -16,9 +16,13 @@ import {
 } from '@keystead/contracts/policy';
 import type { Transaction } from '@keystead/database/database';
 import { Inject, Injectable } from '@nestjs/common';
+import { thoseThatFit } from '../answer-size.ts';
 import { addPolicy, checkEyes, checkPlace, named, nextVersion, removePolicy } from './policies.ts';
 import { checkSource, isValid } from './policy-check.ts';
 import { findVersion, lockPolicy, type PolicyRow, sourceDigest, sourceOf } from './policy-rows.ts';
+
+/** What a plan tells of one file; the rest is there when the file is checked by itself. */
+const problemsPerFile = 20;
 
 type File = Input<typeof applyPolicies>['body']['files'][number];
 type Step = Output<typeof applyPolicies>['steps'][number];
@@ -64,9 +68,10 @@ export class PolicyFiles {
           source: sourceOf(version),
         });
       }
+      const fitting = thoseThatFit(files);
       return {
-        files,
-        nextAfter: rows.length > limit ? (shown.at(-1)?.name ?? null) : null,
+        files: fitting,
+        nextAfter: rows.length > fitting.length ? (fitting.at(-1)?.name ?? null) : null,
       };
     });
   }
@@ -126,7 +131,10 @@ async function plan(
   for (const file of files) {
     const row = byName.get(file.name.toLowerCase());
     byName.delete(file.name.toLowerCase());
-    const base = { name: file.name, problems: problems.get(file) ?? [] };
+    const base = {
+      name: file.name,
+      problems: (problems.get(file) ?? []).slice(0, problemsPerFile),
+    };
     if (!row) {
       steps.push({ ...base, action: 'create', policyId: null, version: 1, detail: 'a new draft' });
       continue;

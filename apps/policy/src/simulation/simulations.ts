@@ -19,6 +19,7 @@ import { conflicts } from '@keystead/policy-engine/conflicts';
 import { explain } from '@keystead/policy-engine/explain';
 import { simulate } from '@keystead/policy-engine/simulate';
 import { Inject, Injectable } from '@nestjs/common';
+import { thoseThatFit } from '../answer-size.ts';
 import { engineSet } from '../policy-sets/set-content.ts';
 import { choosePolicies, findSet, settingsOf } from '../policy-sets/set-rows.ts';
 import { engineRequest, showDecision } from './engine-request.ts';
@@ -36,13 +37,14 @@ export class Simulations {
     const request = engineRequest(input.body.request, ['request'], Date.now());
     const set = await this.#compiled(ctx, input.body);
     try {
-      const { decision, levels, policies, outOfScope, untold } = await explain(set, request);
+      const { decision, levels, policies: all, outOfScope, untold } = await explain(set, request);
+      const policies = thoseThatFit(all);
       return {
         decision: showDecision(decision),
         explanation: [
           ...levels.map((level) => ({ about: 'level', ...level })),
           ...policies.map((policy) => ({ about: 'policy', ...policy })),
-          { about: 'others', outOfScope, untold },
+          { about: 'others', outOfScope, untold: untold + all.length - policies.length },
         ],
       };
     } finally {
