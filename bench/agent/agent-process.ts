@@ -13,12 +13,14 @@ const quiet = '--disable-warning=ExperimentalWarning';
 export interface Served {
   origin: string;
   process: ChildProcess;
+  rssBytes: () => number;
   peakRssBytes: () => number;
   stop: () => Promise<void>;
 }
 
 export interface BenchAgent extends Served {
   key: string;
+  configuration: string;
   certificateFile: string;
   keyFile: string;
 }
@@ -48,13 +50,15 @@ async function portOf(child: ChildProcess): Promise<number> {
 }
 
 function served(child: ChildProcess, origin: string, cleanUp: () => void): Served {
+  const bytesOf = (name: string) => {
+    const status = readFileSync(`/proc/${child.pid}/status`, 'utf8');
+    return Number(new RegExp(`${name}:\\s+(\\d+)`).exec(status)?.[1] ?? 0) * 1_024;
+  };
   return {
     origin,
     process: child,
-    peakRssBytes: () => {
-      const status = readFileSync(`/proc/${child.pid}/status`, 'utf8');
-      return Number(/VmHWM:\s+(\d+)/.exec(status)?.[1] ?? 0) * 1_024;
-    },
+    rssBytes: () => bytesOf('VmRSS'),
+    peakRssBytes: () => bytesOf('VmHWM'),
     stop: async () => {
       child.kill('SIGTERM');
       if (child.exitCode === null) await once(child, 'exit');
@@ -87,12 +91,20 @@ export async function startAgent(tls: boolean): Promise<BenchAgent> {
     );
     writeFileSync(configuration, text);
   }
-  const child = start([quiet, main, 'run', '--config', configuration]);
+  const child = start([
+    quiet,
+
+    main,
+    'run',
+    '--config',
+    configuration,
+  ]);
   const port = await portOf(child);
   const origin = `${tls ? 'https' : 'http'}://127.0.0.1:${port}`;
   return {
     ...served(child, origin, () => rmSync(folder, { recursive: true, force: true })),
     key: made.key,
+    configuration,
     certificateFile,
     keyFile,
   };
@@ -104,6 +116,7 @@ export async function startBare(
 ): Promise<Served> {
   const child = start([
     quiet,
+
     join(import.meta.dirname, 'bare-server.ts'),
     answer,
     ...(tls ? [tls.certificateFile, tls.keyFile] : []),

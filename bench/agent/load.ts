@@ -103,34 +103,3 @@ export function sender(
     });
   return Object.assign(send, { end: () => agent.destroy() });
 }
-
-/** Secrets `s/0` … in namespaces of 10,000, stored over HTTP. Answers their value paths. */
-export async function storeSecrets(send: Send, count: number, from = 0): Promise<string[]> {
-  const perNamespace = 10_000;
-  const paths: string[] = [];
-  const store = async (index: number) => {
-    const namespace = `bench-${Math.floor(index / perNamespace)}`;
-    const answer = await send('POST', `/v1/namespaces/${namespace}/secrets`, {
-      name: `s/${index}`,
-      value: `value of the secret ${index}, as long as a password may be`,
-    });
-    if (answer.status !== 201) throw new Error(`it was not stored: ${answer.text}`);
-    paths.push(`/v1/namespaces/${namespace}/secrets/s%2F${index}/value`);
-  };
-  for (let start = from; start < count; start += perNamespace) {
-    const namespace = `bench-${Math.floor(start / perNamespace)}`;
-    await send('POST', '/v1/namespaces', { name: namespace });
-    const end = Math.min(count, (Math.floor(start / perNamespace) + 1) * perNamespace);
-    let next = start;
-    const worker = async () => {
-      while (next < end) {
-        const index = next;
-        next += 1;
-        await store(index);
-      }
-    };
-    await Promise.all(Array.from({ length: 64 }, worker));
-    start = end - perNamespace;
-  }
-  return paths;
-}
