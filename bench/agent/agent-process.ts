@@ -91,14 +91,7 @@ export async function startAgent(tls: boolean): Promise<BenchAgent> {
     );
     writeFileSync(configuration, text);
   }
-  const child = start([
-    quiet,
-
-    main,
-    'run',
-    '--config',
-    configuration,
-  ]);
+  const child = start([quiet, main, 'run', '--config', configuration]);
   const port = await portOf(child);
   const origin = `${tls ? 'https' : 'http'}://127.0.0.1:${port}`;
   return {
@@ -116,7 +109,6 @@ export async function startBare(
 ): Promise<Served> {
   const child = start([
     quiet,
-
     join(import.meta.dirname, 'bare-server.ts'),
     answer,
     ...(tls ? [tls.certificateFile, tls.keyFile] : []),
