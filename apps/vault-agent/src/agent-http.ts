@@ -25,6 +25,7 @@ import { httpLimits } from './http/http-limits.ts';
 import { HttpServer, type TlsFiles } from './http/http-server.ts';
 import { serveOperations } from './http/operations.http.ts';
 import { RequestMetrics } from './http/request-metrics.ts';
+import { readRevocationLists } from './http/revocation-lists.ts';
 import { type ReadVariable, sqlOptionsOf } from './key-management.ts';
 
 export interface AgentHttpOptions {
@@ -122,6 +123,11 @@ export class AgentHttp {
     this.#crowd.perSecond = crowdOf(rates.attempts_per_second);
   }
 
+  /** Of each identity. */
+  set requestsPerSecond(perSecond: number) {
+    this.#allowance.perSecond = perSecond;
+  }
+
   close(withinMs?: number): Promise<void> {
     return this.#server.close(withinMs);
   }
@@ -149,9 +155,18 @@ function tlsFilesOf({ configuration, locate }: LoadedConfiguration): TlsFiles | 
       tls.ca_file !== undefined && configuration.authentication.methods.includes('certificate')
         ? read(tls.ca_file)
         : undefined,
-    clientCrl: tls.crl_file === undefined ? undefined : read(tls.crl_file),
+    clientCrl: tls.crl_file === undefined ? undefined : readLists(locate(tls.crl_file)),
     minVersion: tls.min_version === '1.3' ? 'TLSv1.3' : 'TLSv1.2',
   };
+}
+
+function readLists(file: string): string[] {
+  try {
+    return readRevocationLists(readNamed('server.tls', file));
+  } catch (error) {
+    if (error instanceof ConfigurationError) throw error;
+    throw new ConfigurationError([`server.tls: ${file} ${(error as Error).message}`]);
+  }
 }
 
 function readNamed(section: string, file: string): Buffer {

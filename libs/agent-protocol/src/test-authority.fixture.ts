@@ -14,8 +14,9 @@ import {
   KeyUsagesExtension,
   SubjectAlternativeNameExtension,
   SubjectKeyIdentifierExtension,
-  type X509Certificate,
+  X509Certificate,
   X509CertificateGenerator,
+  X509CrlGenerator,
 } from '@peculiar/x509';
 import type { ClientTrust } from './link-client.ts';
 import type { ServerTrust } from './link-server.ts';
@@ -128,6 +129,32 @@ export class TestAuthority {
   /** A certificate for a public key that came in a request. */
   async certify(publicKey: webcrypto.CryptoKey, options: IssueOptions): Promise<string> {
     return (await this.#certify(publicKey, options)).toString('pem');
+  }
+
+  /** PEM: what an authority of this one has revoked. @param signedBy who signs it instead of its issuer */
+  async revocationList(
+    issuer: 'root' | 'intermediate',
+    options: {
+      revoked?: readonly string[];
+      until?: Date;
+      signedBy?: TestAuthority;
+    } = {},
+  ): Promise<string> {
+    const { revoked = [], until = new Date(Date.now() + 86_400_000), signedBy = this } = options;
+    const isRoot = issuer === 'root';
+    const list = await X509CrlGenerator.create({
+      issuer: (isRoot ? this.#root : this.#intermediate).subject,
+      thisUpdate: new Date(Math.min(Date.now(), until.getTime()) - 60_000),
+      nextUpdate: until,
+      entries: revoked.map((pem) => ({
+        serialNumber: new X509Certificate(pem).serialNumber,
+        revocationDate: new Date(Date.now() - 60_000),
+      })),
+      signingAlgorithm: algorithm,
+      signingKey: (isRoot ? signedBy.#rootKeys : signedBy.#intermediateKeys).privateKey,
+    });
+    // What OpenSSL knows it by.
+    return list.toString('pem').replaceAll(/(BEGIN|END) CRL/g, '$1 X509 CRL');
   }
 
   async #certify(publicKey: webcrypto.CryptoKey, options: IssueOptions): Promise<X509Certificate> {

@@ -28,6 +28,14 @@ const jwkOf = async (key: SigningKey) => ({
   alg: 'ES256',
 });
 
+const revokedLists = async (...revoked: string[]) => {
+  const lists = [
+    await authority.revocationList('root'),
+    await authority.revocationList('intermediate', { revoked }),
+  ];
+  return lists.join('\n');
+};
+
 beforeAll(async () => {
   authority = await TestAuthority.create();
   strangers = await TestAuthority.create('Strangers');
@@ -44,6 +52,7 @@ beforeAll(async () => {
     ['server.crt', server.certificateChain],
     ['server.key', server.privateKey],
     ['clients.crt', `${authority.root}\n${authority.intermediate}`],
+    ['revoked.pem', await revokedLists()],
   ]) {
     writeFileSync(join(agent.folder, name ?? ''), text ?? '');
   }
@@ -51,7 +60,7 @@ beforeAll(async () => {
     yaml
       .replace(
         /^server:\n/m,
-        'server:\n  tls: { enabled: true, cert_file: server.crt, key_file: server.key, ca_file: clients.crt, min_version: "1.3" }\n',
+        'server:\n  tls: { enabled: true, cert_file: server.crt, key_file: server.key, ca_file: clients.crt, crl_file: revoked.pem, min_version: "1.3" }\n',
       )
       .replace(
         /^authentication:\n {2}methods: .*\n/m,
@@ -230,6 +239,20 @@ test('a client certificate of the CA is an identity; of another CA it is none', 
   expect((await by(issued, '/v1/caller')).body).toMatchObject({ kind: 'certificate' });
   expect(await by(foreign, path)).toMatchObject({ status: 401 });
   expect(await by(unmapped, path)).toMatchObject({ status: 403 });
+  // Revoked, once the agent is told to read the list again; a damaged list changes nothing.
+  const list = join(agent.folder, 'revoked.pem');
+  writeFileSync(list, 'no list at all');
+  agent.kill('SIGHUP');
+  await agent.until(() => agent.output.includes('holds no X509 CRL'));
+  expect(await by(issued, path)).toMatchObject({ status: 200 });
+  writeFileSync(list, await revokedLists(issued.certificate));
+  agent.kill('SIGHUP');
+  await agent.until(async () => (await by(issued, path)).status === 401);
+  expect(await by(unmapped, path)).toMatchObject({ status: 403 });
+  expect(agent.audit().map(({ context }) => context)).toContainEqual({
+    reason: 'no credentials',
+    certificate: 'CERT_REVOKED',
+  });
 });
 
 test('TLS below the configured version is refused, and so is plain HTTP', async () => {

@@ -211,14 +211,18 @@ export class Authenticator {
       if (seen !== null && seen.notBeforeMs <= nowMs && nowMs < seen.notAfterMs) {
         return this.#caller(knocking, seen.identity);
       }
+      return this.#refuseUnknown(knocking, seen === null ? problemOf(socket) : 'CERT_HAS_EXPIRED');
     }
     return this.#refuseUnknown(knocking);
   }
 
-  /** Nothing was shown that could be right or wrong. */
-  async #refuseUnknown(knocking: Knocking): Promise<never> {
+  /** Nothing was shown that could be right. @param certificate what is wrong with that of the connection */
+  async #refuseUnknown(knocking: Knocking, certificate?: string): Promise<never> {
     await this.#countAttempt(knocking, '');
-    await this.#recordRefusal(knocking, 'unauthenticated', '', { reason: 'no credentials' });
+    await this.#recordRefusal(knocking, 'unauthenticated', '', {
+      reason: 'no credentials',
+      ...(certificate === undefined ? {} : { certificate }),
+    });
     throw new ServiceError('unauthenticated', {
       detail: 'Send "Authorization: Bearer" with an API key or a token',
     });
@@ -280,6 +284,12 @@ export class Authenticator {
       context,
     });
   }
+}
+
+/** In the words of OpenSSL: `CERT_REVOKED`, `CRL_HAS_EXPIRED`, …; undefined where none was shown. */
+function problemOf(socket: TLSSocket): string | undefined {
+  if (socket.getPeerCertificate().raw === undefined) return undefined;
+  return String(socket.authorizationError ?? 'unknown');
 }
 
 const locked = (lock: Lock) =>

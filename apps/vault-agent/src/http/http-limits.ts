@@ -7,6 +7,8 @@ export const httpLimits = {
   bodyWithinMs: 20_000,
   /** An import of everything that a namespace may hold, over a slow line. */
   streamWithinMs: 30 * 60_000,
+  /** Some 400,000 revoked certificates: an authority of that size should have others for its clients. */
+  revocationListsMaxBytes: 16 * 1_024 * 1_024,
   handshakeWithinMs: 10_000,
   keepAliveMs: 72_000,
   slowCheckMs: 2_000,

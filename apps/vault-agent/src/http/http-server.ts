@@ -27,7 +27,8 @@ export interface TlsFiles {
   key: Buffer;
   /** CA of client certificates; without it none is asked for. */
   clientCa: Buffer | undefined;
-  clientCrl: Buffer | undefined;
+  /** Each in PEM. */
+  clientCrl: readonly string[] | undefined;
   minVersion: SecureVersion;
 }
 
@@ -221,7 +222,7 @@ function secureContextOf(tls: TlsFiles) {
     ...(tls.clientCa === undefined
       ? {}
       : { ca: tls.clientCa, requestCert: true, rejectUnauthorized: false }),
-    ...(tls.clientCrl === undefined ? {} : { crl: tls.clientCrl }),
+    ...(tls.clientCrl === undefined ? {} : { crl: [...tls.clientCrl] }),
   };
 }
 
@@ -239,7 +240,7 @@ export function sendProblem(error: unknown, request: FastifyRequest, reply: Fast
 
 /** By whom certificates of clients are judged. */
 function trustOf({ clientCa, clientCrl }: TlsFiles): string {
-  return [clientCa, clientCrl].map((each) => each?.toString('base64') ?? '').join(' ');
+  return [clientCa?.toString('base64') ?? '', ...(clientCrl ?? ['none'])].join(' ');
 }
 
 /** What of the envelope is no fault of ours and none of the request's. */
