@@ -185,7 +185,7 @@ export class VaultAgent implements HealthSource {
         if (keyPrefix === undefined) reporting.upward.notice('GUESSING', { count: guesses });
         else {
           const identity = { kind: 'api_key', id: keyPrefix };
-          reporting.upward.notice('IDENTITY_LOCKED', { identity, count: guesses });
+          reporting.upward.notice('GUESSING', { identity, count: guesses });
         }
       },
     });

@@ -24,7 +24,7 @@ export const accessLimits = {
   guessersRemembered: 20_000,
   /** Whoever has to wait is in the audit so often: the first time, and that it goes on. */
   waitsToldEveryMs: 10_000,
-  /** Wrong secrets for one key, from anywhere, until only addresses that knew it are let try. */
+  /** Wrong secrets for one key from one network, until it is closed there; from anywhere, until it is told. */
   guessesPerKeyMax: 100,
   /** A token beyond this is refused unread; the headers together have 16 KiB. */
   tokenMaxLength: 8 * 1_024,

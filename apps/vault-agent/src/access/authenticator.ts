@@ -146,7 +146,8 @@ export class Authenticator {
       this.#guard.knew(prefix, address);
       return this.#caller(knocking, verdict.key.identity);
     }
-    const keyLock = verdict.reason === 'wrong' ? this.#guard.guessedKey(prefix) : undefined;
+    const keyLock =
+      verdict.reason === 'wrong' ? this.#guard.guessedKey(prefix, address) : undefined;
     if (keyLock?.isNew) this.#onLock?.('key', keyLock.guesses, prefix);
     // Whoever has a key that holds no more has not guessed it.
     const isGuess = verdict.reason !== 'expired' && verdict.reason !== 'revoked';

@@ -24,15 +24,34 @@ test('after the free guesses each lock is twice as long, and a calm time forgets
   expect(guard.guessed('10.0.0.1')).toBeUndefined();
 });
 
-test('a key that is guessed from everywhere stays open to the addresses that knew it', () => {
+test('whoever guesses at a key locks their own network out of it, and nobody else', () => {
   const guard = new GuessGuard(() => 0);
-  guard.knew('ksv_aaaaaaaaaaaa', '10.0.0.1');
+  const key = 'ksv_aaaaaaaaaaaa';
+  guard.knew(key, '2001:db8::1');
+  const told: (boolean | undefined)[] = [];
   for (let index = 0; index <= accessLimits.guessesPerKeyMax; index += 1) {
-    guard.guessedKey('ksv_aaaaaaaaaaaa');
+    told.push(guard.guessedKey(key, '10.0.0.2')?.isNew);
+    guard.guessedKey(key, '2001:db8::2');
   }
-  expect(guard.lockOfKey('ksv_aaaaaaaaaaaa', '10.0.0.2')).toBeDefined();
-  expect(guard.lockOfKey('ksv_aaaaaaaaaaaa', '10.0.0.1')).toBeUndefined();
+  expect(guard.lockOfKey(key, '10.0.0.2')).toBeDefined();
+  // Who was known there is not locked out by a neighbour, and the owner comes in from anywhere else.
+  expect(guard.lockOfKey(key, '2001:db8::3')).toBeUndefined();
+  expect(guard.lockOfKey(key, '10.0.0.3')).toBeUndefined();
   expect(guard.lockOfKey('ksv_bbbbbbbbbbbb', '10.0.0.2')).toBeUndefined();
+  // People are told that somebody is after the key, wherever from.
+  expect(told).toContain(false);
+});
+
+test('of a key that is guessed from many networks people are told, and it stays open', () => {
+  const guard = new GuessGuard(() => 0);
+  const key = 'ksv_aaaaaaaaaaaa';
+  const locks = Array.from({ length: accessLimits.guessesPerKeyMax + 1 }, (_, index) =>
+    guard.guessedKey(key, `10.0.${index >> 8}.${index & 255}`),
+  );
+  expect(locks.filter((lock) => lock?.isNew)).toEqual([
+    expect.objectContaining({ guesses: accessLimits.guessesPerKeyMax + 1 }),
+  ]);
+  expect(guard.lockOfKey(key, '10.0.0.1')).toBeUndefined();
 });
 
 test('one customer’s IPv6 network counts as one address', () => {

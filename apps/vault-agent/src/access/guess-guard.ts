@@ -1,8 +1,9 @@
 /**
  * Against guessing. An address that guesses is told to wait, each time twice as long; what it sends
  * meanwhile is looked at all the same, because another program on the same machine may hold a good key,
- * and a key of 256 random bits is not found by trying. A key that many wrong secrets were tried for is
- * locked in earnest: then only addresses that have known it are let try.
+ * and a key of 256 random bits is not found by trying. Where many wrong secrets were tried for one key, it
+ * is closed to where they came from, unless it was known there before: whoever has seen the first letters
+ * of a key can lock nobody else out of it.
  */
 import ipaddr from 'ipaddr.js';
 import { LRUCache } from 'lru-cache';
@@ -35,8 +36,8 @@ export class GuessGuard {
 
   /** How long nobody at the address may try the key. */
   lockOfKey(prefix: string, address: string): Lock | undefined {
-    if (this.#knewKey.has(`${prefix} ${networkOf(address)}`)) return undefined;
-    return this.#lockOf(prefix);
+    const there = keyAt(prefix, address);
+    return this.#knewKey.has(there) ? undefined : this.#lockOf(there);
   }
 
   /** A credential that nobody has. Answers the lock it brings or runs into, if any. */
@@ -44,8 +45,12 @@ export class GuessGuard {
     return this.#count(networkOf(address), accessLimits.freeGuesses);
   }
 
-  /** A wrong secret for a key that exists. */
-  guessedKey(prefix: string): Lock | undefined {
+  /**
+   * A wrong secret for a key that exists. Answers how much the key is guessed from anywhere, for people to
+   * be told: it locks the address alone.
+   */
+  guessedKey(prefix: string, address: string): Lock | undefined {
+    this.#count(keyAt(prefix, address), accessLimits.guessesPerKeyMax);
     return this.#count(prefix, accessLimits.guessesPerKeyMax);
   }
 
@@ -65,7 +70,7 @@ export class GuessGuard {
   }
 
   knew(prefix: string, address: string): void {
-    this.#knewKey.set(`${prefix} ${networkOf(address)}`, true);
+    this.#knewKey.set(keyAt(prefix, address), true);
   }
 
   #lockOf(name: string): Lock | undefined {
@@ -97,6 +102,7 @@ export class GuessGuard {
   }
 }
 
+const keyAt = (prefix: string, address: string) => `${prefix} ${networkOf(address)}`;
 const passwordName = (tried: string) => `password ${tried}`;
 
 const lock = (remainingMs: number, guesses: number, isNew: boolean): Lock => ({
