@@ -57,6 +57,7 @@ import {
 } from './pace.ts';
 import type { HeldPolicies } from './policies/held-policies.ts';
 import { PolicyDownload } from './policies/policy-download.ts';
+import type { Circuit } from './store/store-breaker.ts';
 
 type Content = NonNullable<AgentPayload['content']>;
 type Action = NonNullable<Command['action']>;
@@ -193,10 +194,21 @@ export class ControlLink {
     this.#lastTick = now;
   }
 
+  /**
+   * The pauses between attempts are its breaker: one attempt at a time tries whether it is back, and
+   * a recorded beat says that it is.
+   */
+  get circuit(): Circuit {
+    const isRefused = ['revoked', 'expired', 'superseded'].includes(this.#state);
+    if (this.#failures === 0 && !isRefused) return 'closed';
+    return this.#session === undefined ? 'open' : 'half-open';
+  }
+
   get status() {
     const { current, pending } = this.#options.identities;
     return {
       state: this.#state,
+      circuit: this.circuit,
       since: new Date(this.#stateSinceUnixMs).toISOString(),
       reason: this.#reason === '' ? null : this.#reason,
       lastContactAt: isoOrNull(this.#contact.lastContactUnixMs),

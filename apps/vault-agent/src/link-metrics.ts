@@ -2,6 +2,8 @@
 import { Counter, collectDefaultMetrics, Gauge, type Registry } from 'prom-client';
 import type { VaultAgent } from './vault-agent.ts';
 
+const circuitNumbers = { closed: 0, 'half-open': 1, open: 2 };
+
 export function addLinkMetrics(registry: Registry, agent: VaultAgent): void {
   collectDefaultMetrics({ register: registry });
   const gauge = (name: string, help: string, read: () => number) =>
@@ -26,6 +28,17 @@ export function addLinkMetrics(registry: Registry, agent: VaultAgent): void {
     'When the certificate expires',
     () => Date.parse(agent.health().controlPlane.certificate?.expiresAt ?? '') / 1_000 || 0,
   );
+  new Gauge({
+    name: 'vault_circuit_state',
+    help: 'Circuit breakers: 0 closed, 1 half-open while one attempt is made, 2 open',
+    labelNames: ['circuit'],
+    registers: [registry],
+    collect() {
+      for (const [circuit, state] of Object.entries(agent.circuits)) {
+        this.set({ circuit }, circuitNumbers[state]);
+      }
+    },
+  });
   gauge('vault_cache_hit_rate', 'Cache hit rate percentage', () => agent.cacheHitPercent);
   for (const name of Object.keys(agent.counters)) {
     new Counter({

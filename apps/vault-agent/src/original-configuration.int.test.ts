@@ -8,6 +8,7 @@ import { createSqlDatabase, type TestSqlDatabase } from '@keystead/test-control-
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { command, TestAgent } from './agent-process.fixture.ts';
 import { ControlPlane } from './control-plane.fixture.ts';
+import { Wire } from './store/wire.fixture.ts';
 
 /** As the original plan writes it; only paths, ports, addresses and passwords are filled in. */
 const original = (facts: {
@@ -74,6 +75,8 @@ let plane: ControlPlane;
 let database: TestSqlDatabase;
 let authority: TestAuthority;
 const agents: TestAgent[] = [];
+/** To the database of the second one. */
+let wire: Wire | undefined;
 
 beforeAll(async () => {
   plane = await ControlPlane.start();
@@ -82,9 +85,13 @@ beforeAll(async () => {
 });
 afterAll(async () => {
   for (const agent of agents) await agent.remove();
+  wire?.close();
   await plane.down();
   await database.drop();
 });
+
+const connectionString = () =>
+  'connectionString' in database.options ? database.options.connectionString : '';
 
 async function freePort(): Promise<number> {
   const server = createServer().listen(0, '127.0.0.1');
@@ -94,7 +101,7 @@ async function freePort(): Promise<number> {
   return port;
 }
 
-async function enrolledFolder(): Promise<string> {
+async function enrolledFolder(connection?: string): Promise<string> {
   const folder = mkdtempSync(join(tmpdir(), 'keystead-original-'));
   const { code, errors } = await command([
     'enroll',
@@ -107,11 +114,14 @@ async function enrolledFolder(): Promise<string> {
   writeFileSync(join(folder, 'certs/server.crt'), server.certificateChain);
   writeFileSync(join(folder, 'certs/server.key'), server.privateKey);
   writeFileSync(join(folder, 'certs/ca.crt'), authority.root);
-  const connection =
-    'connectionString' in database.options ? database.options.connectionString : '';
   writeFileSync(
     join(folder, 'vault.yaml'),
-    original({ port: await freePort(), folder, database: connection, endpoint: plane.endpoint }),
+    original({
+      port: await freePort(),
+      folder,
+      database: connection ?? connectionString(),
+      endpoint: plane.endpoint,
+    }),
   );
   return folder;
 }
@@ -141,7 +151,9 @@ test('the configuration of the original plan starts as it is written there', asy
 test('a second agent on the same store knows within a second what the first one changes', async () => {
   const [first] = agents;
   if (first === undefined) throw new Error('the first agent did not start');
-  const folder = await enrolledFolder();
+  const line = await Wire.to(new URL(connectionString()));
+  wire = line.wire;
+  const folder = await enrolledFolder(line.url);
   mkdirSync(join(folder, 'keys'));
   writeFileSync(
     join(folder, 'keys/master.key'),
@@ -173,4 +185,29 @@ test('a second agent on the same store knows within a second what the first one 
   );
   expect(seenMs).toBeLessThan(1_500);
   expect(refusedMs).toBeLessThan(1_500);
+});
+
+test('while the store is away what needs it is refused with 503, which readiness and metrics tell too', async () => {
+  const [, second] = agents;
+  if (second === undefined || wire === undefined) throw new Error('the second agent did not start');
+  const { adminKey: key = '' } = agents[0] ?? {};
+  const create = (name: string) => second.send('POST', '/v1/namespaces', { key, body: { name } });
+  const circuit = async () =>
+    /^vault_circuit_state\{circuit="store"\} (\d)$/m.exec(
+      (await second.send('GET', '/metrics', { key: '' })).text,
+    )?.[1];
+  wire.cut();
+  await second.until(async () => (await second.send('GET', '/readyz', { key: '' })).status === 503);
+  expect((await second.send('GET', '/readyz', { key: '' })).body).toMatchObject({
+    ready: false,
+    obstacles: ['the store is not available'],
+  });
+  expect(await circuit()).not.toBe('0');
+  const refused = await create('refused');
+  expect(refused).toMatchObject({ status: 503, body: { code: 'unavailable' } });
+  expect(Number(refused.headers['retry-after'])).toBeGreaterThan(0);
+  expect(refused.text).not.toMatch(/ECONN|postgres/);
+  wire.mend();
+  await second.until(async () => (await create('mended')).status === 201);
+  expect(await circuit()).toBe('0');
 });

@@ -201,6 +201,7 @@ test('without a control plane it serves, queues, and then drains in order, each 
   const first = run();
   await plane.until(() => first.output().includes('contact lost'));
   const alone = await health(first);
+  expect(['open', 'half-open']).toContain(alone.controlPlane.circuit);
   expect(alone).toMatchObject({ status: 'degraded', controlPlane: { state: 'disconnected' } });
   expect(alone.queue.waiting).toBeGreaterThanOrEqual(2);
   first.process.kill('SIGKILL');
@@ -217,6 +218,7 @@ test('without a control plane it serves, queues, and then drains in order, each 
   expect([...plane.events.values()].every((times) => times === 1)).toBe(true);
   expect(plane.events.size).toBeGreaterThanOrEqual(5);
   await expect.poll(async () => (await health(second)).queue.waiting, { timeout: 10_000 }).toBe(0);
+  expect((await health(second)).controlPlane.circuit).toBe('closed');
 });
 
 test('events without a receipt come again after a reconnect, as the same message', {

@@ -36,6 +36,7 @@ import { HeldPolicies } from './policies/held-policies.ts';
 import { policyTrustOf } from './policies/policy-trust.ts';
 import { DecisionJournal } from './policies/replays/decision-journal.ts';
 import { Replays } from './policies/replays/replays.ts';
+import type { Circuit } from './store/store-breaker.ts';
 import { NameReferences } from './upward/name-references.ts';
 import { agentVersion } from './version.ts';
 
@@ -345,6 +346,16 @@ export class VaultAgent implements HealthSource {
       ...(vault?.store.breaker.isAvailable === false ? ['the store is not available'] : []),
       ...(trail?.blocked === undefined ? [] : ['the audit cannot be written']),
     ];
+  }
+
+  /** Of what the agent depends on. */
+  get circuits(): Record<'store' | 'key_provider' | 'control_plane', Circuit> {
+    const { store, keys } = this.#guarded?.vault ?? {};
+    return {
+      store: store?.breaker.circuit ?? 'closed',
+      key_provider: keys?.providerCircuit ?? 'closed',
+      control_plane: this.#link?.circuit ?? 'closed',
+    };
   }
 
   get cacheHitPercent(): number {

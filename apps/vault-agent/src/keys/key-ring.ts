@@ -27,6 +27,7 @@ import { isDuplicate, type Queries } from '@keystead/vault-store/sql/sql-store';
 import type { AgentStore } from '../store/agent-store.ts';
 import type { AgentSchema, MasterKeyTable } from '../store/agent-tables.ts';
 import { lockVault } from '../store/locks.ts';
+import type { Circuit } from '../store/store-breaker.ts';
 import { keyLimits } from './key-limits.ts';
 import { KeyProviderPaused, ProviderBreaker, providerAway } from './provider-breaker.ts';
 
@@ -256,6 +257,10 @@ export class KeyRing {
 
   get isProviderAvailable(): boolean {
     return this.#provider.isAvailable;
+  }
+
+  get providerCircuit(): Circuit {
+    return this.#provider.circuit;
   }
 
   /** The configuration was read anew: a provider that refused or failed is asked again. */

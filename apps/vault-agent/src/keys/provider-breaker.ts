@@ -19,6 +19,7 @@ import {
   ExponentialBackoff,
   handleWhen,
 } from 'cockatiel';
+import { type Circuit, circuitOf } from '../store/store-breaker.ts';
 import { keyLimits } from './key-limits.ts';
 
 /** The provider failed a moment ago and was not asked. */
@@ -62,6 +63,10 @@ export class ProviderBreaker {
   /** Whether it did what it was last asked for. */
   get isAvailable(): boolean {
     return this.#isAvailable;
+  }
+
+  get circuit(): Circuit {
+    return this.#refusal === undefined ? circuitOf(this.#policy.state) : 'open';
   }
 
   /** @throws KeyProviderError, KeyProviderPaused */

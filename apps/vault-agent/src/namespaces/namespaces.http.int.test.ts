@@ -313,6 +313,21 @@ test('a command gives the master key to another provider; the agent says that it
   const degradations = async () => (await agent.send('GET', '/healthz')).body.degradations;
   await expect.poll(degradations, { timeout: 10_000 }).toContain('key_provider_changed');
   expect(await agent.send('POST', '/v1/keys/rotate')).toMatchObject({ status: 409 });
+  // Somebody with the new one replaces the master key: this agent cannot have it, and goes on.
+  const rotated = await command(['key', 'rotate', '--config', next]);
+  expect(rotated.code, rotated.errors).toBe(0);
+  await expect.poll(degradations, { timeout: 10_000 }).toContain('key_provider_unavailable');
+  const ready = await agent.send('GET', '/readyz');
+  expect(ready).toMatchObject({ status: 200, body: { ready: true } });
+  expect(ready.body.degradations).toContain('key_provider_unavailable');
+  expect(agent.output).toContain('the key provider does not give the master key out');
+  expect(await readValue('app', 'a')).toBe('value of a');
+  await ok('PUT', '/v1/namespaces/app/secrets/a/value', { value: 'written meanwhile' });
+  expect(await readValue('app', 'a')).toBe('written meanwhile');
+  expect(await agent.send('POST', '/v1/namespaces', { body: { name: 'more' } })).toMatchObject({
+    status: 503,
+    body: { code: 'unavailable' },
+  });
   const audited = agent
     .audit('audit.log.commands')
     .filter(({ operation }) => operation === 'keys.move');

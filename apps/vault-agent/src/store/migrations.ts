@@ -28,11 +28,12 @@ export class StoreTooNew extends Error {
 /** The lock of PostgreSQL that agents starting together wait for; any number that is ours. */
 const lockNumber = 7_305_817_001;
 const lockName = 'keystead migration';
-const lockWaitSeconds = 60;
+/** Longer than a store is brought up to date. */
+const lockWaitDefaultSeconds = 60;
 
 /** Another agent has been bringing the store up to date for longer than that takes. */
 export class StoreBusy extends Error {
-  constructor() {
+  constructor(lockWaitSeconds: number) {
     super(
       `another agent has been bringing the store up to date for ${lockWaitSeconds} s: start again later`,
     );
@@ -48,6 +49,7 @@ export async function migrate(
   store: SqlStore<unknown>,
   migrations: readonly Migration[],
   nowMs: number,
+  lockWaitSeconds = lockWaitDefaultSeconds,
 ): Promise<void> {
   const names = new Set(migrations.map(({ name }) => name));
   if (names.size !== migrations.length) throw new Error('two migrations have one name');
@@ -57,7 +59,7 @@ export async function migrate(
   await store.bulk.connection().execute(async (queries) => {
     const isPostgresql = store.kind === 'postgresql';
     if (isPostgresql) await sql`select pg_advisory_lock(${lockNumber})`.execute(queries);
-    else await lockMysql(queries);
+    else await lockMysql(queries, lockWaitSeconds);
     try {
       await queries.transaction().execute(apply);
     } finally {
@@ -69,11 +71,11 @@ export async function migrate(
   });
 }
 
-async function lockMysql(queries: Queries<unknown>): Promise<void> {
+async function lockMysql(queries: Queries<unknown>, lockWaitSeconds: number): Promise<void> {
   const { rows } = await sql<{ has: number | null }>`
     select get_lock(${lockName}, ${lockWaitSeconds}) as has
   `.execute(queries);
-  if (Number(rows[0]?.has) !== 1) throw new StoreBusy();
+  if (Number(rows[0]?.has) !== 1) throw new StoreBusy(lockWaitSeconds);
 }
 
 async function applyMissing(

@@ -1,7 +1,9 @@
-import { connect, createServer, type Server, type Socket } from 'node:net';
 import type { ErrorCode } from '@keystead/contracts/errors';
 import { createSqlDatabase } from '@keystead/test-control-plane/sql-database';
+import { openSql } from '@keystead/vault-store/sql/sql-store';
+import { sql } from 'kysely';
 import { afterEach, describe, expect, test } from 'vitest';
+import { migrate, StoreBusy } from './migrations.ts';
 import {
   closeVaults,
   openTestVault,
@@ -10,57 +12,10 @@ import {
   plainSecret,
   testCaller,
 } from './vault.fixture.ts';
+import { Wire } from './wire.fixture.ts';
 
 const caller = testCaller();
 const refused = (code: ErrorCode) => expect.objectContaining({ code });
-
-/** Stands between a vault and its database; when it is cut, the database is away. */
-class Wire {
-  readonly #server: Server;
-  readonly #sockets = new Set<Socket>();
-  #isCut = false;
-
-  private constructor(host: string, port: number) {
-    this.#server = createServer((near) => {
-      if (this.#isCut) return near.destroy();
-      const far = connect(port, host);
-      for (const socket of [near, far]) {
-        this.#sockets.add(socket);
-        socket.on('error', () => undefined);
-        socket.on('close', () => {
-          this.#sockets.delete(socket);
-          near.destroy();
-          far.destroy();
-        });
-      }
-      near.pipe(far).pipe(near);
-      return undefined;
-    });
-  }
-
-  static async to(url: URL): Promise<{ wire: Wire; url: string }> {
-    const wire = new Wire(url.hostname, Number(url.port));
-    await new Promise<void>((resolve) => wire.#server.listen(0, '127.0.0.1', resolve));
-    const near = new URL(url.href);
-    near.hostname = '127.0.0.1';
-    near.port = String((wire.#server.address() as { port: number }).port);
-    return { wire, url: near.href };
-  }
-
-  cut(): void {
-    this.#isCut = true;
-    for (const socket of this.#sockets) socket.destroy();
-  }
-
-  mend(): void {
-    this.#isCut = false;
-  }
-
-  close(): void {
-    this.cut();
-    this.#server.close();
-  }
-}
 
 const wires: Wire[] = [];
 afterEach(async () => {
@@ -119,4 +74,19 @@ describe.each(kinds)('on %s', (kind) => {
     const { accessCount } = await vault.secrets.get('app', 'known');
     expect(accessCount).toBeGreaterThanOrEqual(3);
   }, 60_000);
+});
+
+test('an agent that waits in vain for another to bring MariaDB up to date says so', async () => {
+  await using database = await createSqlDatabase('mysql');
+  const store = await openSql<unknown>(database.options);
+  try {
+    await store.db.connection().execute(async (other) => {
+      await sql`select get_lock('keystead migration', 60)`.execute(other);
+      await expect(migrate(store, [], 0, 1)).rejects.toThrow(StoreBusy);
+      await sql`select release_lock('keystead migration')`.execute(other);
+    });
+    await migrate(store, [], 0, 60);
+  } finally {
+    await store.close();
+  }
 });

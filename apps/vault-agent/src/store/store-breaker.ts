@@ -85,6 +85,13 @@ export function isStoreAway(error: unknown): boolean {
   );
 }
 
+export type Circuit = 'closed' | 'half-open' | 'open';
+
+export function circuitOf(state: CircuitState): Circuit {
+  if (state === CircuitState.Closed) return 'closed';
+  return state === CircuitState.HalfOpen ? 'half-open' : 'open';
+}
+
 export class StoreBreaker {
   readonly #policy: CircuitBreakerPolicy;
   readonly #listeners = new Set<(isAvailable: boolean) => void>();
@@ -103,6 +110,11 @@ export class StoreBreaker {
 
   get isAvailable(): boolean {
     return this.#policy.state === CircuitState.Closed;
+  }
+
+  /** `half-open` while one work tries whether the store is back. */
+  get circuit(): Circuit {
+    return circuitOf(this.#policy.state);
   }
 
   /** Called when the store went away and when it is back. */
