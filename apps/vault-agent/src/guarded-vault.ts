@@ -40,6 +40,7 @@ import type { RotatorPermissions } from './rotation/rotators/rotators.ts';
 import { secretHandlers } from './secrets/secrets.http.ts';
 import type { Migration } from './store/migrations.ts';
 import { Vault } from './store/vault.ts';
+import { rekeyRunMigrations } from './tokens/rekey-run-tables.ts';
 import { TokenVault } from './tokens/token-vault.ts';
 import { tokenHandlers } from './tokens/tokens.http.ts';
 
@@ -52,6 +53,7 @@ const migrations: readonly Migration[] = [
   ...policyMigrations,
   ...backupMigrations,
   ...clockMigrations,
+  ...rekeyRunMigrations,
 ];
 
 export interface GuardedVaultOptions {

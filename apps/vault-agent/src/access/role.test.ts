@@ -71,6 +71,10 @@ test('of the built-in roles only three read values, and only one manages access'
       .map(({ name }) => name);
   expect(having('secret.read-value')).toEqual(['admin', 'writer', 'reader']);
   expect(having('access.manage')).toEqual(['admin']);
+  expect(having('token.read-value')).toEqual(['admin', 'writer', 'reader']);
+  expect(having('token.create')).toEqual(['admin', 'writer']);
+  expect(having('token.rekey')).toEqual(['admin', 'operator']);
+  expect(having('token.delete')).toEqual(['admin']);
   expect(having('secret.destroy')).toEqual(['admin']);
   expect(having('namespace.export')).toEqual(['admin']);
   expect(having('backup.restore')).toEqual(['admin', 'operator']);

@@ -21,12 +21,16 @@ const role = (name: string, description: string, actions: string[]): NamedRole =
 });
 
 const looking = ['namespace.read', 'namespace.list', 'secret.read', 'secret.list'];
+/** What tokens there are; a value takes its password as well. */
+const lookingAtTokens = ['token.read', 'record.read', 'record.list'];
 
 /** Who needs less makes a role of their own. */
 export const builtInRoles: readonly NamedRole[] = [
   role('admin', 'Everything', ['*']),
-  role('operator', 'Runs the vault: namespaces, rotation, backup, keys; reads no value', [
+  role('operator', 'Runs the vault: namespaces, rotation, rekeys, backup, keys; reads no value', [
     ...looking,
+    ...lookingAtTokens,
+    'token.rekey',
     'namespace.create',
     'namespace.update',
     'namespace.delete',
@@ -42,8 +46,14 @@ export const builtInRoles: readonly NamedRole[] = [
     'configuration.*',
     'health.read',
   ]),
-  role('writer', 'Reads and writes secrets', [
+  role('writer', 'Reads and writes secrets and tokens; deletes nothing for good', [
     ...looking,
+    ...lookingAtTokens,
+    'token.create',
+    'token.read-value',
+    'token.update',
+    'record.create',
+    'record.update',
     'secret.read-value',
     'secret.list-versions',
     'secret.create',
@@ -54,8 +64,10 @@ export const builtInRoles: readonly NamedRole[] = [
     'secret.rotate',
     'rotation.read',
   ]),
-  role('reader', 'Reads secrets and their values', [
+  role('reader', 'Reads secrets, tokens and their values', [
     ...looking,
+    ...lookingAtTokens,
+    'token.read-value',
     'secret.read-value',
     'secret.list-versions',
   ]),

@@ -18,6 +18,7 @@ import { GuessGuard } from '../access/guess-guard.ts';
 import { requireBelieved, type TrustedClock } from '../clock/trusted-clock.ts';
 import { identityText } from '../namespaces/namespace-change.ts';
 import type { AgentStore } from '../store/agent-store.ts';
+import type { RekeyRunTables } from './rekey-run-tables.ts';
 import { RekeyRuns } from './rekey-runs.ts';
 import { tokenProblem } from './token-problem.ts';
 import { tokenVaultLimits } from './token-vault-limits.ts';
@@ -47,25 +48,35 @@ export class TokenVault {
     vault: Vault,
     store: AgentStore,
     onError: (error: unknown) => void,
-    clock: Doubtable,
+    { clock = { doubt: undefined }, now = Date.now }: TokenVaultTime,
   ) {
     this.#vault = vault;
     this.#store = store;
     this.#clock = clock;
-    this.runs = new RekeyRuns(Date.now, onError);
+    this.runs = new RekeyRuns(store.as<RekeyRunTables>(), now, onError);
   }
 
   /** Makes or completes its tables. */
   static async open(
     store: AgentStore,
     onError: (error: unknown) => void,
-    { clock = { doubt: undefined }, now }: TokenVaultTime = {},
+    time: TokenVaultTime = {},
   ): Promise<TokenVault> {
+    const { now } = time;
     const vault = await openVault({
       sql: store.as<VaultSchema>(),
       ...(now === undefined ? {} : { now }),
     });
-    return new TokenVault(vault, store, onError, clock);
+    return new TokenVault(vault, store, onError, time);
+  }
+
+  /** Of a value that is stored without a word about its end; undefined: it has none. */
+  ttlDefaultSeconds: number | undefined;
+
+  #endByDefault(): number | null {
+    return this.ttlDefaultSeconds === undefined
+      ? null
+      : Date.now() + this.ttlDefaultSeconds * 1_000;
   }
 
   create(body: CreateBody): Promise<RecordFacts> {
@@ -76,7 +87,7 @@ export class TokenVault {
           value: bytesOf(value, encoding),
           password,
           data,
-          expiresAtMs: timeOf(expiresAt),
+          expiresAtMs: expiresAt === undefined ? this.#endByDefault() : timeOf(expiresAt),
           ...(id === undefined ? {} : { id }),
           ...(token === undefined ? {} : { token }),
         }),

@@ -98,7 +98,7 @@ export function tokenHandlers(tokens: TokenVault): AgentHandler[] {
     }),
     handler(contract.listRekeys, {
       resource: () => ({ other: 'tokens' }),
-      run: () => ({ items: tokens.runs.list() }),
+      run: async () => ({ items: await tokens.runs.list() }),
     }),
     handler(contract.readRekey, {
       resource: aboutRun,

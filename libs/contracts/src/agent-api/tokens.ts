@@ -65,7 +65,8 @@ export const createToken = agentOperation('tokens.create', {
     ...newValue,
     token: token.optional(),
     data: recordData.default({}),
-    expiresAt: instant.nullable().default(null),
+    /** Left out: what a policy set says, or else never. */
+    expiresAt: instant.nullable().optional(),
   }),
   output: recordFacts,
 });
@@ -224,7 +225,15 @@ export const sweepTokens = agentOperation('tokens.sweep', {
   status: 200,
 });
 
-export const rekeyRunStates = ['running', 'finished', 'aborted', 'timed_out', 'failed'] as const;
+/** `interrupted`: its agent ended in the middle; the next run of the same passwords goes on. */
+export const rekeyRunStates = [
+  'running',
+  'finished',
+  'aborted',
+  'timed_out',
+  'failed',
+  'interrupted',
+] as const;
 
 export const rekeyRun = z.object({
   id: z.string(),
@@ -289,7 +298,7 @@ export const startUpgrade = agentOperation('tokens.upgrade', {
 export const listRekeys = agentOperation('tokens.list-rekeys', {
   method: 'GET',
   path: '/v1/tokens/rekey',
-  summary: 'Show the runs of this agent, the newest first',
+  summary: 'Show the runs of every agent of the store, the newest first',
   tag: group,
   action: 'token.rekey',
   output: z.object({ items: z.array(rekeyRun) }),
@@ -308,7 +317,7 @@ export const readRekey = agentOperation('tokens.read-rekey', {
 export const abortRekey = agentOperation('tokens.abort-rekey', {
   method: 'POST',
   path: '/v1/tokens/rekey/{id}/abort',
-  summary: 'Stop a run; the next one of the same passwords goes on from there',
+  summary: 'Stop a run, of whichever agent; the next one of the same passwords goes on from there',
   tag: group,
   action: 'token.rekey',
   params: byRun,
