@@ -60,6 +60,15 @@ test('what was forgiven does not halt it again, what comes on top does', () => {
   });
 });
 
+test('a stage that all reject halts below the threshold too, and goes on where that is forgiven', () => {
+  const halt = { ...rollout().halt, rejectedAgents: 100 };
+  const all = progress({ agents: 2, active: 0, rejected: 2 });
+  expect(nextStep(rollout({ halt }), { ...all, rejected: 1 }, 60_000)).toEqual({ do: 'nothing' });
+  expect(nextStep(rollout({ halt }), all, 0)).toMatchObject({ do: 'halt' });
+  const forgiven = { ...rollout().forgiven, rejected: 2 };
+  expect(nextStep(rollout({ halt, forgiven }), all, 60_000)).toEqual({ do: 'advance' });
+});
+
 test('it halts when a replay finds more newly denied than was allowed, in number or as a share', () => {
   const stopped = (threshold: ReplayThreshold, changes: Partial<Progress>, forgiven = 0) =>
     nextStep(

@@ -56,7 +56,10 @@ export function stillForgiven(forgiven: Troubles, counted: Troubles): Troubles {
 
 export function nextStep(rollout: RolloutFacts, progress: Progress, nowMs: number): RolloutStep {
   const { halt, forgiven, stages, stage } = rollout;
-  if (progress.rejected - forgiven.rejected >= halt.rejectedAgents) {
+  const rejected = progress.rejected - forgiven.rejected;
+  // Where none is left that could take it, a threshold that is not reached waits for ever.
+  const isRejectedByAll = rejected > 0 && progress.rejected >= progress.agents;
+  if (rejected >= halt.rejectedAgents || isRejectedByAll) {
     return { do: 'halt', reason: 'halted_rejections' };
   }
   if (progress.errors - forgiven.errors >= halt.evaluationErrors) {
@@ -78,7 +81,8 @@ export function nextStep(rollout: RolloutFacts, progress: Progress, nowMs: numbe
   }
   const current = stages[stage];
   if (current === undefined) return { do: 'complete' };
-  const isSettled = progress.waiting === 0 && (progress.agents === 0 || progress.active > 0);
+  const hasAnswered = progress.agents === 0 || progress.active > 0 || forgiven.rejected > 0;
+  const isSettled = progress.waiting === 0 && hasAnswered;
   const isWatched = nowMs - rollout.stageStartedAtMs >= current.watchSeconds * 1_000;
   if (!isSettled || !isWatched) return { do: 'nothing' };
   if (stage >= stages.length - 1) return { do: 'complete' };

@@ -147,7 +147,9 @@ async function haltFor(
       on v.organization_id = k.organization_id and v.vault_id = k.vault_id
       and v.rollout_id = ${row.id}::uuid and v.stage <= ${row.stage}
     where k.organization_id = ${organizationId}::uuid and k.number = ${row.number}
-    order by k.state = 'rejected' desc, k.errors desc, k.newly_denied desc, k.agent_id limit 1`;
+    order by case ${reason}::text when 'halted_errors' then k.errors
+        when 'halted_denials' then k.newly_denied
+        else case when k.state = 'rejected' then 1 else 0 end end desc, k.agent_id limit 1`;
   const halt = row.halt as Record<string, unknown>;
   await update(transaction, row, {
     state: 'halted',

@@ -171,7 +171,7 @@ export class Rollouts {
         state: 'running',
         reason: null,
         ...(waited ? { stage: row.stage + 1 } : {}),
-        stageStartedAt: new Date(),
+        stageStartedAt: await databaseNow(transaction),
         halt: {
           ...limits,
           ...(says === undefined ? {} : { saysDigest: says }),
@@ -306,6 +306,12 @@ export class Rollouts {
 
 const underWay = ['running', 'paused', 'halted'];
 export const waitsForSomebody = 'the stage is done and waits for somebody to resume';
+
+/** The clock by which the runner judges how long a stage was watched. */
+async function databaseNow(transaction: Transaction): Promise<Date> {
+  const [row] = await transaction.$queryRaw<{ now: Date }[]>`select clock_timestamp() as now`;
+  return row?.now ?? new Date();
+}
 
 async function shown(transaction: Transaction, row: RolloutRow): Promise<Shown> {
   return showRollout(row, (await countAgents(transaction, [row])).get(row.id) ?? noCounts);

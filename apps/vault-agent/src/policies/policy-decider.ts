@@ -347,7 +347,7 @@ export class PolicyDecider implements Decider {
       const text = obligation.message === '' ? 'a policy asks to note this' : obligation.message;
       if (kind === 'log') {
         log.info(facts, text);
-        context.log = obligation.message;
+        context.log = context.log === undefined ? text : `${context.log}; ${text}`;
         continue;
       }
       const about = kind === 'alert' ? obligation.severity : obligation.targets.join(', ');
