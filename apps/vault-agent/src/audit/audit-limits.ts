@@ -13,6 +13,8 @@ export const auditLimits = {
   batchBytes: 4 * 1024 * 1024,
   /** What is left of a crowd after each sync: soon after it is gone nobody waits for it. */
   crowdKept: 7 / 8,
+  /** Whoever waits for the rest of a crowd waits no longer than this: about as long as a slow sync. */
+  gatherMs: 3,
   /** The longest text in an entry, and the most of a list: an entry stays below `lineBytes`. */
   textLength: 512,
   listLength: 16,

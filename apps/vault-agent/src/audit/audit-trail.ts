@@ -487,11 +487,13 @@ export class AuditTrail {
 
   /** Waits for half of a crowd, as long as every turn of the event loop brings some of it. */
   async #gather(): Promise<void> {
-    const enough = this.#crowd / 2;
+    const enough = Math.min(this.#crowd, auditLimits.batchEntries) / 2;
+    const startedMs = performance.now();
     let before = 0;
     while (this.#waiting.length > before && this.#waiting.length < enough) {
       before = this.#waiting.length;
       await nextTurn();
+      if (performance.now() - startedMs >= auditLimits.gatherMs) return;
     }
   }
 
