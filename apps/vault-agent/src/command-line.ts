@@ -76,8 +76,16 @@ export function commandLine(): Command {
     .requiredOption('--config <file>', 'vault.yaml')
     .action(async ({ config }) => {
       const { checkConfiguration } = await import('./agent-http.ts');
-      checkConfiguration(loadConfiguration(config), readVariable);
+      const { effectiveConfiguration } = await import('./policies/rolled-out-configuration.ts');
+      const loaded = loadConfiguration(config);
+      checkConfiguration(loaded, readVariable);
       process.stdout.write(`${config} is in order\n`);
+      const own = Object.entries(effectiveConfiguration(loaded, {}).settings)
+        .filter(([, { source }]) => source === 'file')
+        .map(([name]) => name);
+      if (own.length > 0) {
+        process.stdout.write(`No policy set changes what it says itself: ${own.join(', ')}\n`);
+      }
     });
 
   addApiKeyCommands(program);

@@ -493,6 +493,8 @@ export type SectionName = (typeof sectionNames)[number];
 
 export interface LoadedConfiguration {
   configuration: Configuration;
+  /** Which keys the file itself has, with dots: what it does not say, others may. */
+  written: ReadonlySet<string>;
   /** Of every section, to tell what changed since the last run without keeping what it says. */
   digests: Record<SectionName, string>;
   digest: string;
@@ -529,11 +531,25 @@ export function loadConfiguration(file: string): LoadedConfiguration {
   const directory = dirname(resolve(file));
   return {
     configuration,
+    written: writtenKeys(text),
     digests,
     digest: digestOf(digests),
     file: resolve(file),
     locate: (relative) => resolve(directory, relative),
   };
+}
+
+/** Of a text that {@link parseConfiguration} has read. */
+export function writtenKeys(text: string): ReadonlySet<string> {
+  const keys = new Set<string>();
+  const walk = (value: unknown, path: string) => {
+    if (path !== '') keys.add(path);
+    if (typeof value !== 'object' || value === null || Array.isArray(value)) return;
+    for (const [key, inner] of Object.entries(value))
+      walk(inner, path === '' ? key : `${path}.${key}`);
+  };
+  walk(parseDocument(text).toJS({ maxAliasCount: 20 }), '');
+  return keys;
 }
 
 /** @throws ConfigurationError */

@@ -27,6 +27,7 @@ export async function readStatus(config: string): Promise<AgentStatus> {
         `agent      ${facts.agentName} (${facts.agentId}) of vault ${facts.vaultName} (${facts.vaultId})`,
         `contact    ${controlPlane.state}${controlPlane.reason ? `: ${controlPlane.reason}` : ''}`,
         `last heard ${controlPlane.lastContactAt ?? 'never in this run'}`,
+        `policies   ${policiesOf(facts)}`,
         `queue      ${queue.waiting} waiting, ${queue.refused} refused`,
         `identity   until ${controlPlane.certificate?.expiresAt ?? 'none'}`,
       ].join('\n'),
@@ -68,6 +69,14 @@ function ask(address: string, { configuration, locate }: LoadedConfiguration): P
   });
 }
 
+function policiesOf({ policySet }: Health): string {
+  const { number, configurationDigest } = policySet ?? {};
+  const configuration = (configurationDigest ?? '').slice(0, 12);
+  return number == null
+    ? 'no set: roles decide alone, or everything is denied (see GET /v1/policy)'
+    : `set ${number}${configuration === '' ? '' : `, configuration ${configuration}`}`;
+}
+
 interface Health extends Record<string, unknown> {
   version: string;
   status: string;
@@ -83,4 +92,10 @@ interface Health extends Record<string, unknown> {
     certificate?: { expiresAt: string };
   };
   queue: { waiting: number; refused: number };
+  /** Not said by older agents. */
+  policySet?: {
+    number: number | null;
+    digest: string | null;
+    configurationDigest: string | null;
+  };
 }

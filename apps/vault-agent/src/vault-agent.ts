@@ -9,7 +9,9 @@ import {
   Degradation,
 } from '@keystead/agent-protocol/generated/keystead/agent/v1/session';
 import { parseEndpoint, parseFingerprint } from '@keystead/agent-protocol/link-client';
+import { secretLimits } from '@keystead/contracts/agent-api/secret-limits';
 import { newUuid } from '@keystead/contracts/ids';
+import type { AgentConfiguration } from '@keystead/contracts/policy-set-content';
 import type { Logger } from 'pino';
 import { Registry } from 'prom-client';
 import { AgentDuties } from './agent-duties.ts';
@@ -36,6 +38,7 @@ import { HeldPolicies } from './policies/held-policies.ts';
 import { policyTrustOf } from './policies/policy-trust.ts';
 import { DecisionJournal } from './policies/replays/decision-journal.ts';
 import { Replays } from './policies/replays/replays.ts';
+import { effectiveConfiguration } from './policies/rolled-out-configuration.ts';
 import type { Circuit } from './store/store-breaker.ts';
 import { NameReferences } from './upward/name-references.ts';
 import { agentVersion } from './version.ts';
@@ -70,6 +73,7 @@ export class VaultAgent implements HealthSource {
   #replays: Replays | undefined;
   #ids = { agentId: '', vaultId: '', organizationId: '', vaultName: '', agentName: '' };
   #serving = false;
+  #fromSet: AgentConfiguration = {};
 
   constructor(loaded: LoadedConfiguration, log: Logger, readVariable: ReadVariable) {
     this.#loaded = loaded;
@@ -150,6 +154,7 @@ export class VaultAgent implements HealthSource {
           folder: join(dirname(locate(controlPlane.queue_path)), 'policies'),
           anchor: guarded.policies.anchorOf(this.#ids.agentId),
           trust: () => policyTrustOf(identities.current),
+          configure: (fromSet) => this.#configure(fromSet),
           now: Date.now,
           record: (kind) => {
             queue.append(kind, Date.now());
@@ -190,6 +195,8 @@ export class VaultAgent implements HealthSource {
         }
       },
     });
+    // What the set says of the rate of requests waited for them.
+    this.#configure(this.#fromSet);
     addLinkMetrics(registry, this);
     const port = await this.#http.listen(server.host, server.port);
     this.#serving = true;
@@ -266,6 +273,7 @@ export class VaultAgent implements HealthSource {
   reload(loaded: LoadedConfiguration): SectionName[] {
     const before = this.#loaded;
     this.#http?.reload(loaded);
+    this.#configure(this.#fromSet, loaded);
     if (this.#guarded !== undefined) this.#guarded.rotators = rotatorsOf(loaded);
     this.#guarded?.vault.keys.askProviderAgain();
     this.#log.level = loaded.configuration.monitoring.log_level;
@@ -284,6 +292,27 @@ export class VaultAgent implements HealthSource {
       Date.now(),
     );
     return changed.filter((name) => needsRestart(name, before, loaded));
+  }
+
+  /** Takes over what the policy set says of the configuration and the file does not. @returns its digest */
+  #configure(fromSet: AgentConfiguration, loaded: LoadedConfiguration = this.#loaded): string {
+    this.#fromSet = fromSet;
+    const effective = effectiveConfiguration(loaded, fromSet);
+    const { settings } = effective;
+    const guarded = this.#guarded;
+    if (guarded !== undefined) {
+      guarded.vault.secrets.maxVersionsDefault =
+        settings.secretMaxVersions.value ?? secretLimits.maxVersionsDefault;
+      guarded.rotations.intervalDefaultSeconds =
+        settings.rotationIntervalSeconds.value ?? undefined;
+      guarded.tokens.ttlDefaultSeconds = settings.tokenTtlSeconds.value ?? undefined;
+      guarded.trail.retentionDays =
+        settings.auditRetentionDays.value ?? loaded.configuration.audit.retention_days;
+      guarded.policies.configuration = effective;
+    }
+    const perSecond = settings.requestsPerSecondPerIdentity.value;
+    if (this.#http !== undefined && perSecond !== null) this.#http.requestsPerSecond = perSecond;
+    return effective.digest;
   }
 
   /** What waits for approval here can be decided in the control plane as well. */
@@ -390,8 +419,19 @@ export class VaultAgent implements HealthSource {
       startedAt: new Date(this.#startedAtUnixMs).toISOString(),
       uptimeSeconds: Math.floor(process.uptime()),
       degradations,
+      policySet: this.#policyHealth(),
       controlPlane: { ...zeroStatus, ...(link?.status ?? {}), state },
       queue: { waiting: this.#queue?.waiting ?? 0, refused: this.#queue?.refused ?? 0 },
+    };
+  }
+
+  /** Numbers and digests alone: nobody has to say who they are to read them. */
+  #policyHealth() {
+    const { held, configuration } = this.#guarded?.policies ?? {};
+    return {
+      number: held?.held?.version ?? null,
+      digest: held?.held?.digest ?? null,
+      configurationDigest: configuration?.digest ?? null,
     };
   }
 

@@ -266,15 +266,21 @@ function toldBy({ kind }: Event, certificateKey: KeyObject | undefined): Told | 
       };
     }
     case 'policySetReported': {
-      const { outcome, problem } = kind.value;
+      const { outcome, problem, configurationDigest } = kind.value;
       const held = heldOf(kind.value.policySet);
       if (held === undefined) return 'policy_set_reported.policy_set';
+      if (!digestPattern.test(configurationDigest))
+        return 'policy_set_reported.configuration_digest';
       const policySet = {
         ...held,
         outcome: nameOf(PolicySetOutcome, outcome),
         problem: nameOf(PolicySetProblem, problem),
       };
-      return { kind: 'policy_set', details: policySet, policySet };
+      return {
+        kind: 'policy_set',
+        details: { ...policySet, configurationDigest: configurationDigest || null },
+        policySet,
+      };
     }
     case 'policyDecisionCounts': {
       const { allowed, denied, newlyAllowed, newlyDenied, errors } = kind.value;

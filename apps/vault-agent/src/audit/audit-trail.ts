@@ -150,6 +150,8 @@ const dayMs = 86_400_000;
 
 export class AuditTrail {
   readonly #options: AuditTrailOptions;
+  /** How long closed files are kept. */
+  retentionDays: number;
   readonly #log: Logger;
   readonly #now: () => number;
   readonly #monotonicNow: () => number;
@@ -184,6 +186,7 @@ export class AuditTrail {
 
   private constructor(options: AuditTrailOptions) {
     this.#options = options;
+    this.retentionDays = options.retentionDays;
     this.#log = options.log;
     this.#now = options.now ?? Date.now;
     this.#monotonicNow = options.monotonicNow ?? (() => performance.now());
@@ -569,7 +572,8 @@ export class AuditTrail {
   }
 
   #isFull(file: OpenFile): boolean {
-    const { rotationBytes, retentionDays } = this.#options;
+    const { rotationBytes } = this.#options;
+    const { retentionDays } = this;
     if (file.size >= rotationBytes) return true;
     const ageMs = Math.max(dayMs, retentionDays * dayMs * auditLimits.fileAgeShare);
     return this.#now() - file.firstAtMs >= ageMs && this.#end?.sequence !== file.firstSequence;
@@ -707,7 +711,8 @@ export class AuditTrail {
    * at a time, and none while the wall clock has jumped: a wrong clock must not wipe the history.
    */
   async retire(): Promise<number> {
-    const { logFile, retentionDays } = this.#options;
+    const { logFile } = this.#options;
+    const { retentionDays } = this;
     if (this.#blocked !== undefined || this.#stopping || this.#clockJumped) return 0;
     try {
       const closed = await closedFiles(logFile);

@@ -18,7 +18,11 @@ import {
   testTrustDomain,
 } from '@keystead/agent-protocol/test-authority.fixture';
 import { newUuid, toId } from '@keystead/contracts/ids';
-import { type PolicySetContent, policySetForm } from '@keystead/contracts/policy-set-content';
+import {
+  type AgentConfiguration,
+  type PolicySetContent,
+  policySetForm,
+} from '@keystead/contracts/policy-set-content';
 import { refusingSet } from '@keystead/policy-engine/compile';
 import { decide } from '@keystead/policy-engine/decide';
 import { afterEach, beforeEach, expect, test } from 'vitest';
@@ -38,6 +42,8 @@ const signerOf = (organization: string, by = authority) =>
   });
 const signer = await signerOf(organizationId);
 
+let configured: AgentConfiguration = {};
+let digests: string[] = [];
 let anchored: AnchoredSet | undefined;
 let isStoreAway: boolean;
 let folder: string;
@@ -49,6 +55,8 @@ beforeEach(() => {
   folder = mkdtempSync(join(tmpdir(), 'keystead-policies-'));
   nowMs = Date.now();
   told = [];
+  configured = {};
+  digests = [];
   anchored = undefined;
   isStoreAway = false;
 });
@@ -65,12 +73,17 @@ const open = () =>
         anchored = set;
       },
     },
+    configure: (given) => {
+      configured = given;
+      return JSON.stringify(given);
+    },
     trust: () => ({ root: authority.root, trustDomain: testTrustDomain, organizationId }),
     now: () => nowMs,
     monotonicMs: () => monotonicMs,
     record: (kind: EventKind) => {
       if (kind.$case !== 'policySetReported') return;
-      const { outcome, problem, policySet } = kind.value;
+      const { outcome, problem, policySet, configurationDigest } = kind.value;
+      digests.push(configurationDigest);
       told.push({ outcome, problem, version: policySet?.version ?? 0 });
     },
     log,
@@ -170,6 +183,28 @@ test('a set that was put back, or taken away, is noticed, told, and decides noth
     expect(decision(after)).toBe('allow');
     expect(decision(await open())).toBe('allow');
   }
+});
+
+test('the configuration of a set is taken over with it, wholly or not at all, also after a restart', async () => {
+  const held = await open();
+  const configuration = { secretMaxVersions: 5, tokenTtlSeconds: 3_600 };
+  expect(await held.receive(arrived(5, { configuration }))).toEqual({ outcome: 'active' });
+  expect(configured).toEqual(configuration);
+  for (const wrong of [
+    { secretMaxVersions: 500 },
+    { secretMaxVersions: 5, tokenTtlSeconds: 1 },
+    { secretMaxVersions: 5, openTheDoor: true },
+  ]) {
+    expect(await held.receive(arrived(6, { configuration: wrong as never }))).toEqual({
+      outcome: 'rejected',
+      problem: PolicySetProblem.CONFIGURATION,
+    });
+  }
+  expect(configured).toEqual(configuration);
+  expect(digests).toEqual(Array(4).fill(JSON.stringify(configuration)));
+  configured = {};
+  await open();
+  expect(configured).toEqual(configuration);
 });
 
 test('a set without policies is held like every other, and roles decide alone under it', async () => {

@@ -32,6 +32,11 @@ export interface HeldPoliciesOptions {
   trust: () => PolicyTrust;
   now: () => number;
   monotonicMs?: () => number;
+  /**
+   * Takes over what the set says of the agent's configuration, all of it at once; it was checked before.
+   * @returns SHA-256 of what holds then
+   */
+  configure?: (configuration: AgentConfiguration) => string;
   /** Kept for the control plane until its receipt. */
   record: (kind: EventKind) => void;
   log: Pick<Logger, 'info' | 'warn' | 'error'>;
@@ -68,6 +73,7 @@ export class HeldPolicies {
   #heardMonotonicMs = 0;
   #heardWrittenAtMs = 0;
   #isStale = false;
+  #configurationDigest = '';
   /** Sets are taken one after the other. */
   #taking: Promise<unknown> = Promise.resolve();
 
@@ -80,6 +86,7 @@ export class HeldPolicies {
   static async open(options: HeldPoliciesOptions): Promise<HeldPolicies> {
     const held = new HeldPolicies(options);
     await held.#load();
+    held.#configure();
     return held;
   }
 
@@ -201,6 +208,7 @@ export class HeldPolicies {
       this.#previous = before;
     }
     this.#active = asActive(signed, checked.value);
+    this.#configure();
     this.#noteHeard(this.#options.now());
     this.#options.log.info({ number, digest }, 'a policy set decides from now on');
     this.#report(arrived, PolicySetOutcome.ACTIVE, PolicySetProblem.UNSPECIFIED);
@@ -251,6 +259,10 @@ export class HeldPolicies {
     return true;
   }
 
+  #configure(): void {
+    this.#configurationDigest = this.#options.configure?.(this.#active?.configuration ?? {}) ?? '';
+  }
+
   #noteHeard(atMs: number): void {
     this.#heardAtMs = atMs;
     this.#heardMonotonicMs = this.#monotonicMs();
@@ -280,7 +292,7 @@ export class HeldPolicies {
         policySet: { version: number, digest },
         outcome,
         problem,
-        configurationDigest: '',
+        configurationDigest: this.#configurationDigest,
       },
     });
   }

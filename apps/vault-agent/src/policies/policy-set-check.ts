@@ -11,6 +11,7 @@ import {
 import { toId } from '@keystead/contracts/ids';
 import { type PolicySetContent, policySetContent } from '@keystead/contracts/policy-set-content';
 import { type CompiledSet, compile } from '@keystead/policy-engine/compile';
+import { problemOfConfiguration } from './rolled-out-configuration.ts';
 
 /** Whose sets this agent obeys. */
 export interface PolicyTrust {
@@ -63,7 +64,7 @@ export async function checkSet(
     return no(PolicySetProblem.SIGNATURE);
   }
   const content = readContent(bytes);
-  if (content === undefined) return no(PolicySetProblem.FORM);
+  if (typeof content === 'number') return no(content);
   if (content.organizationId !== toId('organization', trust.organizationId)) {
     return no(PolicySetProblem.ORGANIZATION);
   }
@@ -80,12 +81,18 @@ export async function checkSet(
     : no(PolicySetProblem.POLICY);
 }
 
-function readContent(bytes: Buffer): PolicySetContent | undefined {
+function readContent(bytes: Buffer): PolicySetContent | PolicySetProblem {
   try {
     const text = new TextDecoder('utf-8', { fatal: true }).decode(bytes);
-    return policySetContent.safeParse(JSON.parse(text)).data;
+    const { data, error } = policySetContent.safeParse(JSON.parse(text));
+    if (data !== undefined) {
+      const problem = problemOfConfiguration(data.configuration);
+      return problem === undefined ? data : PolicySetProblem.CONFIGURATION;
+    }
+    const isConfiguration = error.issues.every(({ path }) => path[0] === 'configuration');
+    return isConfiguration ? PolicySetProblem.CONFIGURATION : PolicySetProblem.FORM;
   } catch {
-    return undefined;
+    return PolicySetProblem.FORM;
   }
 }
 

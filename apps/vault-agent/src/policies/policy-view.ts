@@ -7,6 +7,7 @@ import { isEmpty } from './empty-set.ts';
 import type { HeldPolicies } from './held-policies.ts';
 import type { Overrides } from './overrides.ts';
 import type { PolicyDecider } from './policy-decider.ts';
+import type { EffectiveConfiguration } from './rolled-out-configuration.ts';
 
 export interface PolicyViewParts {
   /** Undefined where the agent has no part in policies. */
@@ -14,6 +15,7 @@ export interface PolicyViewParts {
   overrides: Pick<Overrides, 'active'>;
   decider: Pick<PolicyDecider, 'totals'>;
   clock: Pick<TrustedClock, 'read'>;
+  configuration?: () => EffectiveConfiguration | undefined;
 }
 
 export class PolicyView {
@@ -60,6 +62,7 @@ export class PolicyView {
               from: new Date(override.fromMs).toISOString(),
               until: new Date(override.untilMs).toISOString(),
             },
+      configuration: this.#parts.configuration?.() ?? null,
       clockTrusted: clock.read().trusted,
       decisions: { ...decider.totals },
     };

@@ -16,6 +16,7 @@ import type { PolicyTables } from './policy-tables.ts';
 import { PolicyView } from './policy-view.ts';
 import type { DecisionJournal } from './replays/decision-journal.ts';
 import { ResourceFactsReader } from './resource-facts.ts';
+import type { EffectiveConfiguration } from './rolled-out-configuration.ts';
 
 export interface VaultPoliciesOptions {
   vault: Vault;
@@ -40,6 +41,8 @@ export class VaultPolicies {
   journal: DecisionJournal | undefined;
   readonly facts: ResourceFactsReader;
   readonly subject: { id: string; name: string };
+  /** What holds of the configuration that sets may say. */
+  configuration: EffectiveConfiguration | undefined;
   /** What people are to be told. */
   onNotice: (notice: PolicyNotice) => void = () => undefined;
   readonly #options: VaultPoliciesOptions;
@@ -101,6 +104,7 @@ export class VaultPolicies {
       overrides: this.overrides,
       decider: this.decider,
       clock: this.clock,
+      configuration: () => this.configuration,
     });
     door.decider = this.decider;
   }

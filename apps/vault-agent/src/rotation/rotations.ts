@@ -57,6 +57,9 @@ export class Rotations {
   readonly #options: RotationsOptions;
   readonly #now: () => number;
 
+  /** Of a rotation that is set without a word about when; undefined: then it is done when asked for. */
+  intervalDefaultSeconds: number | undefined;
+
   constructor(options: RotationsOptions) {
     this.#options = options;
     this.#now = options.now ?? Date.now;
@@ -72,9 +75,14 @@ export class Rotations {
   async set(
     namespace: string,
     name: string,
-    policy: RotationPolicy,
+    given: RotationPolicy,
     ifMatch: string | null = null,
   ): Promise<Rotation> {
+    const hasTime =
+      given.everySeconds !== null || given.schedule !== null || given.afterUses !== null;
+    const policy = hasTime
+      ? given
+      : { ...given, everySeconds: this.intervalDefaultSeconds ?? null };
     const problem =
       problemOfSchedule(policy.schedule) ??
       problemOfRotator(policy.rotator, this.#options.allowed());

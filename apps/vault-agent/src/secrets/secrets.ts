@@ -4,6 +4,7 @@
  */
 
 import type { AgentInput } from '@keystead/contracts/agent-api/operation';
+import { secretLimits } from '@keystead/contracts/agent-api/secret-limits';
 import type {
   createSecret,
   listSecrets,
@@ -96,6 +97,8 @@ export class Secrets {
   readonly #cache: ValueCache;
   readonly #reader: ValueReader;
   readonly #now: () => number;
+  /** Of a secret that is made without a word about it. */
+  maxVersionsDefault: number = secretLimits.maxVersionsDefault;
 
   constructor(options: SecretsOptions) {
     this.#store = options.store;
@@ -122,7 +125,7 @@ export class Secrets {
           metadata: input.metadata,
           tags: input.tags,
           expiresAtMs: msOf(input.expiresAt),
-          maxVersions: input.maxVersions,
+          maxVersions: input.maxVersions ?? this.maxVersionsDefault,
         });
         await addVersion(change, row.id, {
           version: 1,

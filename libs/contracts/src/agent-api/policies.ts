@@ -39,6 +39,21 @@ export const heldPolicies = z.object({
   /** `roles`: without a set, or with one that has no policies. `refused`: what is held is damaged, and everything is denied. */
   decides: z.enum(['policies', 'roles', 'override', 'refused']),
   override: policyOverride.nullable(),
+  /** What holds of the configuration that sets may say; null where the agent takes no sets. */
+  configuration: z
+    .object({
+      settings: z.record(
+        z.string(),
+        z.object({
+          value: z.number().nullable(),
+          /** `file`: vault.yaml says it, which goes before the set. */
+          source: z.enum(['set', 'file', 'default']),
+        }),
+      ),
+      /** SHA-256 of the settings, in hexadecimal. */
+      digest: z.string(),
+    })
+    .nullable(),
   /** Whether times can be judged; policies that read the time deny while they cannot. */
   clockTrusted: z.boolean(),
   /** Since the agent started. */

@@ -106,7 +106,8 @@ export const createSecret = agentOperation('secrets.create', {
     metadata: metadata.default({}),
     tags: tags.default([]),
     expiresAt: instant.nullable().default(null),
-    maxVersions: maxVersions.default(secretLimits.maxVersionsDefault),
+    /** 10, where no policy set says otherwise. */
+    maxVersions: maxVersions.optional(),
   }),
   output: secretFacts,
 });
