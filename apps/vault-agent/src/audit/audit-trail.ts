@@ -90,6 +90,7 @@ export interface AuditDisk {
 /** In ms; those of `auditLimits` but in tests that would only wait. */
 export interface AuditTimings {
   blockedAfterMs: number;
+  gatherMs: number;
   probeMs: number;
   headsApartMs: number;
 }
@@ -496,7 +497,7 @@ export class AuditTrail {
     while (this.#waiting.length > before && this.#waiting.length < enough) {
       before = this.#waiting.length;
       await nextTurn();
-      if (performance.now() - startedMs >= auditLimits.gatherMs) return;
+      if (performance.now() - startedMs >= this.#timings.gatherMs) return;
     }
   }
 
