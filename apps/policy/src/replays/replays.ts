@@ -270,12 +270,19 @@ function draftBytes(organizationId: string, set: Record<string, unknown>): Buffe
   return content;
 }
 
+/** Makes room for one more among those that are kept. @throws ServiceError `limit_reached` */
 async function requireRoom(transaction: Transaction, organizationId: string): Promise<void> {
   await transaction.$executeRaw`
     select pg_advisory_xact_lock(hashtextextended(${`policy-replays/${organizationId}`}, 0))`;
   const running = await transaction.replay.count({ where: { organizationId, state: 'running' } });
-  if (running < limits.replaysRunningPerOrganization) return;
-  throw new ServiceError('limit_reached', { detail: `${running} replays are running` });
+  if (running >= limits.replaysRunningPerOrganization) {
+    throw new ServiceError('limit_reached', { detail: `${running} replays are running` });
+  }
+  await transaction.$executeRaw`
+    delete from policy.replay where organization_id = ${organizationId}::uuid and state = 'finished'
+      and id in (
+        select id from policy.replay where organization_id = ${organizationId}::uuid
+        order by created_at desc, id desc offset ${limits.replaysKeptPerOrganization - 1})`;
 }
 
 /** In an order that is another one for every replay, so that not the same agents are asked always. */
