@@ -1,7 +1,9 @@
 import { randomInt } from 'node:crypto';
 import { describe, expect, test } from 'vitest';
+import { limits } from './limits.ts';
 import { Dice } from './plain-cedar.fixture.ts';
 import type { Problem } from './problems.ts';
+import { studiesRemembered } from './study.ts';
 import { validate } from './validate.ts';
 
 const isProof = process.env.KEYSTEAD_PROVE === 'full';
@@ -120,6 +122,21 @@ describe('says what is wrong, where, and what was probably meant', () => {
     expect(await validate(when('resource.name like "db/*"'))).toEqual([]);
     expect(await validate({ id: 'x', rules: [{}], actions: [{ type: 'ALLOW' }] })).toEqual([]);
   });
+});
+
+test('what is remembered of policies is bounded by its length, and the newest is kept', async () => {
+  const filler = 'x'.repeat(15_000);
+  const many = (from: number) =>
+    Array.from(
+      { length: 100 },
+      (_, at) => `permit(principal, // ${from + at} ${filler}\n action, resource);`,
+    ).join('\n');
+  for (let from = 0; from < 600; from += 100) expect(await validate(many(from))).toEqual([]);
+  const { studies, letters } = studiesRemembered();
+  expect(letters).toBeLessThanOrEqual(limits.studiedLettersKept);
+  expect(studies).toBeGreaterThan(300);
+  await validate(many(500));
+  expect(studiesRemembered()).toEqual({ studies, letters });
 });
 
 /** A document with everything, to be spoilt in one place. */

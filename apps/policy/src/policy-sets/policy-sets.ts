@@ -279,10 +279,13 @@ async function checkChoice(
   { organizationId }: TenantCtx,
   policyIds: readonly string[],
 ): Promise<void> {
-  const found = await transaction.policy.count({
-    where: { organizationId, id: { in: [...policyIds] }, deletedAt: null },
-  });
-  if (found !== policyIds.length) {
+  // Nobody deletes them meanwhile.
+  const found = await transaction.$queryRaw<{ id: string }[]>`
+    select id from policy.policy
+    where organization_id = ${organizationId}::uuid and id = any(${[...policyIds]}::uuid[])
+      and deleted_at is null
+    order by id for share`;
+  if (found.length !== policyIds.length) {
     throw new ServiceError('unprocessable', { detail: 'one of the policies does not exist' });
   }
 }

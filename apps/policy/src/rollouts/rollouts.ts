@@ -415,7 +415,7 @@ async function giveBack(
       and p.version = ${row.number}
     where v.organization_id = ${organizationId}::uuid and v.rollout_id = ${row.id}::uuid
       and v.stage <= ${row.stage} and (v.previous_number is null or v.previous_number < ${row.number})
-    order by v.vault_id`;
+    order by v.vault_id for no key update of p`;
   let emptied = 0;
   for (const [previous, group] of Map.groupBy(vaults, (vault) => vault.previous)) {
     const ids = group.map(({ vault_id }) => vault_id);
