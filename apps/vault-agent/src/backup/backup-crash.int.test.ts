@@ -3,9 +3,10 @@ import { spawn } from 'node:child_process';
 import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { createSqlDatabase, type TestSqlKind } from '@keystead/test-control-plane/sql-database';
 import { afterAll, expect, test } from 'vitest';
 import { recount } from '../store/recount.fixture.ts';
-import { sqlitePlace, type TestPlace } from '../store/vault.fixture.ts';
+import { placeOn, sqlitePlace, type TestPlace } from '../store/vault.fixture.ts';
 import {
   caller,
   makeBackup,
@@ -15,7 +16,7 @@ import {
   type TestAgent,
   value,
 } from './backup-agent.fixture.ts';
-import { restoreSteps } from './backup-restore.ts';
+import { type RestoreStep, restoreSteps } from './backup-restore.ts';
 import { backupSteps } from './backup-runner.ts';
 import { contentRootOf } from './backups.ts';
 
@@ -82,10 +83,20 @@ test.each(backupSteps)(
   },
 );
 
-test.each(restoreSteps)(
-  'a restore that was killed when it had %s was done or was not',
-  async (step) => {
-    const place = sqlitePlace(mkdtempSync(join(base, 'place-')));
+const restoreKills: [RestoreStep, TestSqlKind][] = [
+  ...restoreSteps.map((step): [RestoreStep, TestSqlKind] => [step, 'sqlite']),
+  // What the dead one had begun is rolled back by the server.
+  ['removed', 'postgresql'],
+];
+
+test.each(restoreKills)(
+  'a restore that was killed when it had %s was done or was not, on %s',
+  async (step, kind) => {
+    await using database = kind === 'sqlite' ? undefined : await createSqlDatabase(kind);
+    const place =
+      database === undefined
+        ? sqlitePlace(mkdtempSync(join(base, 'place-')))
+        : placeOn(database.options);
     const folder = mkdtempSync(join(base, 'agent-'));
     const first = await openBackupAgent(place, folder);
     await put(first, 'app', 'key', 'of the backup');

@@ -15,7 +15,7 @@ const agent = await openRotation(JSON.parse(place), JSON.parse(world), {
     if (done === step) process.kill(process.pid, 'SIGKILL');
   },
 });
-const lease = await agent.leases.acquire('rotation', 1_000);
+const lease = await agent.leases.acquire('rotation', 30_000);
 if (lease === undefined) throw new Error('somebody holds the lease');
 for (let round = 0; round < 3; round += 1) {
   await agent.runner.runOnce(lease);

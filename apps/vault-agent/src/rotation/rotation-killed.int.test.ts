@@ -1,8 +1,15 @@
 import { spawn } from 'node:child_process';
 import { rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { createSqlDatabase, type TestSqlKind } from '@keystead/test-control-plane/sql-database';
 import { afterAll, expect, test } from 'vitest';
-import { closeVault, closeVaults, freshFolder, sqlitePlace } from '../store/vault.fixture.ts';
+import {
+  closeVault,
+  closeVaults,
+  freshFolder,
+  placeOn,
+  sqlitePlace,
+} from '../store/vault.fixture.ts';
 import type { RunnerStep } from './rotation-runner.ts';
 import { firstValue, makeWorld, openRotation } from './rotation-world.fixture.ts';
 
@@ -37,7 +44,8 @@ function runChild(...args: string[]): Promise<string> {
 }
 
 /** Where it goes well, and where what was applied does not work and has to be rolled back. */
-const killed: [RunnerStep, '' | 'apply' | 'verify' | 'apply-before'][] = [
+const killed: [RunnerStep, '' | 'apply' | 'verify' | 'apply-before', TestSqlKind?][] = [
+  ['applied', '', 'postgresql'],
   ['begun', ''],
   ['created', ''],
   ['pending', ''],
@@ -55,9 +63,10 @@ const killed: [RunnerStep, '' | 'apply' | 'verify' | 'apply-before'][] = [
 
 test.each(killed)(
   'killed at "%s" (trouble: "%s") whoever comes next finishes or rolls back',
-  async (step, trouble) => {
+  async (step, trouble, kind = 'sqlite') => {
     const folder = freshFolder();
-    const place = sqlitePlace(folder);
+    await using database = kind === 'sqlite' ? undefined : await createSqlDatabase(kind);
+    const place = database === undefined ? sqlitePlace(folder) : placeOn(database.options);
     const world = makeWorld(folder);
     const before = await openRotation(place, world);
     await before.createSecret();
