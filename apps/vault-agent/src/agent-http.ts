@@ -9,7 +9,7 @@ import { Allowance } from './access/allowance.ts';
 import { type AuthenticationMethods, Authenticator } from './access/authenticator.ts';
 import { CertificateRules } from './access/client-certificate.ts';
 import { GuessGuard } from './access/guess-guard.ts';
-import { TokenIssuer } from './access/token-issuer.ts';
+import { readKeySet, TokenIssuer } from './access/token-issuer.ts';
 import { openForwarders } from './audit/forwarding/open-forwarders.ts';
 import {
   type Configuration,
@@ -205,7 +205,7 @@ function issuerOf(issuer: Issuer, { configuration, locate }: LoadedConfiguration
     audience: typeof issuer.audience === 'string' ? [issuer.audience] : issuer.audience,
     keys:
       issuer.jwks_url === undefined
-        ? { set: readKeySet(locate(issuer.jwks_file ?? '')) }
+        ? { set: readKeys(locate(issuer.jwks_file ?? '')) }
         : { url: issuer.jwks_url },
     algorithms: issuer.algorithms,
     clockSkewSeconds: durationMs(issuer.clock_skew) / 1_000,
@@ -220,12 +220,11 @@ function issuerOf(issuer: Issuer, { configuration, locate }: LoadedConfiguration
   });
 }
 
-function readKeySet(file: string) {
+function readKeys(file: string) {
   try {
-    const set: unknown = JSON.parse(readNamed('authentication.jwt', file).toString());
-    if (Array.isArray((set as { keys?: unknown }).keys)) return set as { keys: [] };
+    return readKeySet(readNamed('authentication.jwt', file));
   } catch (error) {
     if (error instanceof ConfigurationError) throw error;
+    throw new ConfigurationError([`authentication.jwt: ${file} ${(error as Error).message}`]);
   }
-  throw new ConfigurationError([`authentication.jwt: ${file} is not a JSON web key set`]);
 }

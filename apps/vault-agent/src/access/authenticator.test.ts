@@ -8,12 +8,13 @@ import { accessLimits } from './access-limits.ts';
 import { Allowance } from './allowance.ts';
 import { Authenticator } from './authenticator.ts';
 import { GuessGuard } from './guess-guard.ts';
-import { TokenIssuer } from './token-issuer.ts';
+import { readKeySet, TokenIssuer } from './token-issuer.ts';
 
 let away: Server;
 let asked = 0;
 let published: object;
 let padding = 0;
+let answer: string | undefined;
 let privateKey: KeyObject;
 let publicKey: KeyObject;
 beforeAll(async () => {
@@ -21,7 +22,10 @@ beforeAll(async () => {
   away = createServer((request, response) => {
     asked += 1;
     if (request.url === '/keys') response.writeHead(500).end();
-    else response.end(JSON.stringify({ keys: [published], padding: 'x'.repeat(padding) }));
+    else {
+      const set = JSON.stringify({ keys: [published], padding: 'x'.repeat(padding) });
+      response.end(answer ?? set);
+    }
   }).listen(0, '127.0.0.1');
   await new Promise((resolve) => away.once('listening', resolve));
 });
@@ -33,6 +37,7 @@ let authenticator: Authenticator;
 beforeEach(async () => {
   facts = [];
   asked = 0;
+  answer = undefined;
   nowMs = Date.now();
   const jwk = { ...(await exportJWK(publicKey)), kid: 'one', alg: 'ES256' };
   published = jwk;
@@ -118,6 +123,22 @@ test('keys of an issuer are read up to a limit and no further', async () => {
   });
   padding = accessLimits.jwksMaxBytes - 1_024;
   expect((await knock(token)).identity.id).toBe('https://large.test|ann');
+});
+
+test('keys that are none are the issuer’s fault and not the token’s; a file of such says so', async () => {
+  const token = await tokenOf('https://large.test');
+  padding = 0;
+  const wrong = [[1], 'x', null, [{ kty: 'EC', kid: 'one', alg: 'ES256', crv: 'P-256', x: 'AA' }]];
+  for (const keys of wrong) {
+    answer = JSON.stringify({ keys });
+    expect(await knock(token).catch(({ code }) => code), answer).toBe('unavailable');
+  }
+  for (const text of ['', '{', 'null', '[]', '{"keys":{}}', '{"keys":[1]}', '\u0000\u0001']) {
+    expect(() => readKeySet(Buffer.from(text)), text).toThrow('is not a JSON web key set');
+  }
+  const large = Buffer.alloc(accessLimits.jwksMaxBytes + 1, ' ');
+  expect(() => readKeySet(large)).toThrow('has more than 262144 bytes');
+  expect(readKeySet(Buffer.from('{"keys":[]}'))).toEqual({ keys: [] });
 });
 
 test('every refusal is in the audit, and of an address that has to wait a sample', async () => {

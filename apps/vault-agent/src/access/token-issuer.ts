@@ -152,6 +152,19 @@ export class TokenIssuer {
   }
 }
 
+/** A JSON web key set in a file (RFC 7517). @throws Error that says what is wrong with it */
+export function readKeySet(file: Buffer): JSONWebKeySet {
+  const { jwksMaxBytes } = accessLimits;
+  if (file.length > jwksMaxBytes) throw new Error(`has more than ${jwksMaxBytes} bytes`);
+  try {
+    const set = JSON.parse(file.toString()) as JSONWebKeySet;
+    createLocalJWKSet(set);
+    return set;
+  } catch {
+    throw new Error('is not a JSON web key set');
+  }
+}
+
 /** Whoever answers in the issuer's place may not fill the memory. */
 function fetchUpTo(maxBytes: number): FetchImplementation {
   return async (url, options) => {
@@ -195,7 +208,11 @@ function reasonOf(error: unknown): string {
   if (error instanceof errors.JWSSignatureVerificationFailed) return 'its signature does not fit';
   if (error instanceof errors.JOSEAlgNotAllowed) return 'its algorithm is not allowed';
   if (error instanceof errors.JWKSNoMatchingKey) return 'its key is not known';
-  if (error instanceof errors.JWKSTimeout || !(error instanceof errors.JOSEError)) {
+  if (
+    error instanceof errors.JWKSTimeout ||
+    error instanceof errors.JWKSInvalid ||
+    !(error instanceof errors.JOSEError)
+  ) {
     throw new ServiceError('unavailable', {
       detail: 'The keys of the issuer cannot be had at the moment',
       internal: `the keys of the issuer: ${String(error)}`,
