@@ -5,12 +5,16 @@
  * Cold decisions are evaluated by Cedar with the slice's policies prepared; warm ones were asked
  * before; the first of a slice prepares its policies too.
  *
- *   npm run bench -- policy-decision [--rounds 5] [--most 10000]
+ * At last what a hundred policies add to a secret that is read from a vault, through door, store and audit; one
+ * over HTTPS takes a core as long as `agent-read` says (a core's second by its reads/s).
+ *
+ *   npm run bench -- policy-decision [--rounds 5] [--most 10000] [--reads 20000]
  */
 import { createRequire } from 'node:module';
 import { compile } from '@keystead/policy-engine/compile';
 import { decide } from '@keystead/policy-engine/decide';
 import { type AccessRequest, cedarCallOf, factsOf } from '@keystead/policy-engine/facts';
+import { readCost } from './agent/read-under-policies.ts';
 import { argument, calibrate, finish, median, percentile, printTable, round } from './report.ts';
 
 const require = createRequire(new URL('../libs/policy-engine/package.json', import.meta.url));
@@ -180,6 +184,24 @@ for (const size of sizes) {
 }
 
 printTable(table);
+
+const mayRead = { id: 'bench', cedar: 'permit(principal in Role::"reader", action, resource);' };
+const byNames = Array.from({ length: 100 }, (_, at) => ({
+  id: `n${at}`,
+  cedar: `permit(principal in Role::"team-${at}", action == Action::"secret.read-value", resource in Namespace::"space-${at}") when { context has address && context.address.isInRange(ip("10.0.0.0/8")) };`,
+}));
+const reads = argument('reads', 20_000);
+const added = new Map<string, number>();
+for (const [kind, policies] of [
+  ['names, roles and networks', byNames],
+  ['times, tags and metadata too', policiesOf(100)],
+] as const) {
+  const { withoutUs, withUs } = await readCost([mayRead, ...policies], { rounds, reads });
+  added.set(kind, withUs - withoutUs);
+  console.log(
+    `a read without HTTP: ${round(withoutUs)} µs of a processor; 101 policies by ${kind} add ${round(withUs - withoutUs)} µs`,
+  );
+}
 finish({
   bench: 'policy-decision',
   ratio: reported.warm / reported.floor,
@@ -193,6 +215,8 @@ finish({
   coldUs: reported.cold,
   coldP99Us: reported.coldP99,
   coldRatio: round(reported.cold / reported.floor),
+  addedToReadUs: round(added.get('names, roles and networks') ?? 0),
+  addedToReadByFactsUs: round(added.get('times, tags and metadata too') ?? 0),
   peakRssBytes: process.resourceUsage().maxRSS * 1_024,
   rounds,
   calibrationMs,
