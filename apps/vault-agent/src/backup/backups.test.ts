@@ -1,6 +1,7 @@
 import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { hostname, tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { Readable } from 'node:stream';
 import type { BackupContent } from '@keystead/contracts/agent-api/backup';
 import { rotationPolicy } from '@keystead/contracts/agent-api/rotation';
 import { generateKey } from '@keystead/envelope/keys';
@@ -809,6 +810,37 @@ test('what is in a backup is not believed where it is not what the backup says',
     expect(run.problem?.message).toContain('something else than it says');
   }
   expect(readdirSync(agent.spool)).toEqual([]);
+});
+
+test('no file of a backup lands outside its folder, and its configuration has a limit', async () => {
+  const agent = await filled();
+  const made = async (file: string, bytes = 10) => {
+    const content = Readable.from([Buffer.alloc(bytes, '#')]);
+    return putMadeUp(agent, {
+      contents: ['configuration'],
+      sections: async function* () {
+        yield { name: 'configuration', file, content };
+      },
+      summary: (sections) => sections.summary,
+    });
+  };
+  const restored = async (file: string, bytes?: number) => {
+    const { id, openedBy } = await made(file, bytes);
+    const contents: BackupContent[] = ['configuration'];
+    return restoreFrom(agent, id, { contents, acceptUnknownAuthor: true, openedBy });
+  };
+  for (const file of ['../outside', '/tmp/outside', '..', '.hidden', 'a/b', 'a\\b', 'a\0b', '']) {
+    expect(await restored(file), file).toMatchObject({
+      state: 'failed',
+      problem: { code: 'corrupt' },
+    });
+  }
+  expect(await restored('vault.yaml', backupLimits.configurationMaxBytes + 1)).toMatchObject({
+    state: 'failed',
+    problem: { code: 'payload_too_large' },
+  });
+  expect(readdirSync(agent.spool)).toEqual([]);
+  expect(readdirSync(folder)).not.toContain('outside');
 });
 
 test('a backup of before rotations were in them is restored, and rotation goes on as it was set here', async () => {
