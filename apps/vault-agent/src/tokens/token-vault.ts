@@ -42,6 +42,7 @@ export class TokenVault {
   readonly #guard = new GuessGuard();
   readonly runs: RekeyRuns;
 
+  readonly #now: () => number;
   readonly #clock: Doubtable;
 
   private constructor(
@@ -53,6 +54,7 @@ export class TokenVault {
     this.#vault = vault;
     this.#store = store;
     this.#clock = clock;
+    this.#now = now;
     this.runs = new RekeyRuns(store.as<RekeyRunTables>(), now, onError);
   }
 
@@ -76,7 +78,7 @@ export class TokenVault {
   #endByDefault(): number | null {
     return this.ttlDefaultSeconds === undefined
       ? null
-      : Date.now() + this.ttlDefaultSeconds * 1_000;
+      : this.#now() + this.ttlDefaultSeconds * 1_000;
   }
 
   create(body: CreateBody): Promise<RecordFacts> {
