@@ -3,7 +3,13 @@
  * floor opens and seals as many values with AES-256-GCM and writes them into the same rows, bare: one
  * key, no reading, no looking whether anything changed. Also what opening, reading and creating cost.
  *
- *   npm run bench -- rekey [--most 1000000] [--rounds 3] [--only sqlite|postgresql]
+ * In parts, which is how a quiet hour is used (of a million there is one round):
+ *
+ *   npm run bench -- rekey [--sizes 1000,10000,100000,1000000] [--store sqlite,postgresql]
+ *     [--share third,all] [--rounds 3] [--use only|none]
+ *
+ * Ours runs as a program that does nothing else may: with a small heap for young objects. Without that,
+ * Node lets it grow by some 10 MB.
  */
 
 import { spawn } from 'node:child_process';
@@ -57,7 +63,13 @@ async function inProcess(part: Part): Promise<Measured> {
   // What was built, as an owner has it: reading sources, and what fills a table, take memory of their own.
   const program =
     part.do === 'ours'
-      ? ['--input-type=module', '--eval', oursAlone, JSON.stringify(part)]
+      ? [
+          '--max-semi-space-size=2',
+          '--input-type=module',
+          '--eval',
+          oursAlone,
+          JSON.stringify(part),
+        ]
       : [import.meta.filename, '--part', JSON.stringify(part)];
   const child = spawn(process.execPath, program, {
     stdio: ['ignore', 'pipe', 'inherit'],
@@ -269,20 +281,25 @@ const planned: Record<number, string> = {
 };
 
 async function main(): Promise<void> {
-  const most = argument('most', 1_000_000);
   const rounds = argument('rounds', 3);
-  const only = process.argv[process.argv.indexOf('--only') + 1];
-  const kinds = (['sqlite', 'postgresql'] as const).filter(
-    (kind) => !process.argv.includes('--only') || kind === only,
-  );
+  const sizes = chosen('sizes', ['1000', '10000', '100000', '1000000']).map(Number);
+  const kinds = chosen('store', ['sqlite', 'postgresql'] as const);
+  const shares = chosen('share', ['third', 'all'] as const);
+  const [using] = chosen('use', ['too', 'only', 'none'] as const);
   const folder = mkdtempSync(join(tmpdir(), 'keystead-bench-'));
   const calibrationMs = calibrate();
-  const use = await openAndUse(folder);
-  console.log(
-    `open a vault ${round(use.open)} ms, one Argon2id ${round(use.argon)} ms: ${round(use.open / use.argon)} ×\n`,
-  );
-  printTable(use.rows);
-  console.log();
+  const use = using === 'none' ? undefined : await openAndUse(folder);
+  if (use !== undefined) {
+    console.log(
+      `open a vault ${round(use.open)} ms, one Argon2id ${round(use.argon)} ms: ${round(use.open / use.argon)} ×\n`,
+    );
+    printTable(use.rows);
+    console.log();
+  }
+  if (using === 'only') {
+    rmSync(folder, { recursive: true, force: true });
+    return;
+  }
   const table: Record<string, string | number>[] = [];
   let last = { ours: 0, floor: 0, peakRssBytes: 0 };
   // Not above, where each part would carry it.
@@ -299,8 +316,8 @@ async function main(): Promise<void> {
       })
     : undefined;
   for (const kind of kinds) {
-    for (const records of [1_000, 10_000, 100_000, 1_000_000].filter((size) => size <= most)) {
-      for (const share of ['third', 'all'] as const) {
+    for (const records of sizes) {
+      for (const share of shares) {
         const sql: SqlOptions =
           kind === 'sqlite'
             ? { kind, file: join(folder, `${records}-${share}.db`) }
@@ -351,7 +368,7 @@ async function main(): Promise<void> {
           planned: planned[records] ?? '',
         });
         console.error(JSON.stringify(table.at(-1)));
-        if (share === 'all' && kind === kinds[0]) {
+        if (share === shares.at(-1) && kind === kinds[0]) {
           last = { ours: records / seconds, floor: records / bareSeconds, peakRssBytes };
         }
       }
@@ -370,8 +387,19 @@ async function main(): Promise<void> {
     peakRssBytes: last.peakRssBytes,
     rounds,
     calibrationMs,
-    openRatio: use.open / use.argon,
+    ...(use === undefined ? {} : { openRatio: use.open / use.argon }),
   });
+}
+
+/** What an option names of what there is, separated by commas; without it all of it. */
+function chosen<Choice extends string>(name: string, from: readonly Choice[]): Choice[] {
+  const index = process.argv.indexOf(`--${name}`);
+  if (index < 0) return [...from];
+  const named = (process.argv[index + 1] ?? '').split(',');
+  const known: readonly string[] = from;
+  const wrong = named.find((each) => name !== 'sizes' && !known.includes(each));
+  if (wrong !== undefined) throw new Error(`--${name} is some of ${from.join(',')}, not ${wrong}`);
+  return named as Choice[];
 }
 
 const order = process.argv[process.argv.indexOf('--part') + 1];

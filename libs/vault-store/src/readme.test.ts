@@ -1,12 +1,33 @@
 import { spawnSync } from 'node:child_process';
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import {
+  globSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { expect, test } from 'vitest';
 
+const readme = readFileSync(new URL('../README.md', import.meta.url), 'utf8');
+
+test('what the original plan got wrong has the tests that the README names', () => {
+  const folder = fileURLToPath(new URL('.', import.meta.url));
+  const tests = globSync('**/*.test.ts', { cwd: folder })
+    .map((file) => readFileSync(join(folder, file), 'utf8'))
+    .join('\n');
+  const chapter = readme.split('## What the original plan got wrong')[1] ?? '';
+  const names = [...chapter.matchAll(/^\| [^|]+ \| ([^|]+) \|$/gm)].map(([, name]) => name?.trim());
+  expect(names.length).toBeGreaterThan(10);
+  const missing = names.slice(2).filter((name) => !tests.includes(`'${name}'`));
+  expect(missing).toEqual([]);
+});
+
 test('the first example of the README runs as written', { timeout: 30_000 }, () => {
-  const readme = readFileSync(new URL('../README.md', import.meta.url), 'utf8');
   const example = /```ts\n([\s\S]*?)```/.exec(readme)?.[1] ?? '';
   expect(example).toContain('openVault');
   const folder = mkdtempSync(join(tmpdir(), 'keystead-readme-'));

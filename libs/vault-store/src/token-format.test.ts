@@ -1,7 +1,14 @@
 import { systemRandom } from '@keystead/envelope/keys';
 import { expect, test } from 'vitest';
 import { vaultLimits } from './limits.ts';
-import { generateToken, isGeneratedToken, type TokenShape } from './token-format.ts';
+import {
+  defaultTokenShape,
+  generateToken,
+  isGeneratedToken,
+  type TokenShape,
+} from './token-format.ts';
+import { cheapCost, passwords } from './vault.fixture.ts';
+import { openVault, type Vault } from './vault.ts';
 
 const many = 50_000;
 
@@ -21,6 +28,45 @@ test.each(ways)('fifty thousand tokens %s pass their check and differ', (_name, 
   }
   expect(tokens.size).toBe(many);
 });
+
+const secret = { value: 'a value', password: passwords.one };
+const doors: [name: string, shape: TokenShape, create: (vault: Vault) => Promise<string>][] = [
+  [
+    'tokens.create',
+    defaultTokenShape,
+    ({ tokens }) => tokens.create(secret.value, { password: secret.password }),
+  ],
+  [
+    'records.create',
+    { prefix: 'billing', bits: vaultLimits.minTokenBits },
+    async ({ records }) => (await records.create(secret)).token,
+  ],
+];
+const isFull = process.env.KEYSTEAD_PROVE === 'full';
+
+test.each(doors)(
+  'tokens that %s generates pass their check and differ',
+  async (_, shape, create) => {
+    // In full as many as above: each is sealed and inserted.
+    const count = isFull ? many : 500;
+    await using vault = await openVault({
+      sql: { kind: 'sqlite', file: ':memory:' },
+      passwordCost: cheapCost,
+      tokenShape: shape,
+    });
+    const tokens = new Set<string>();
+    for (let at = 0; at < count; at += 50) {
+      for (const token of await Promise.all(Array.from({ length: 50 }, () => create(vault)))) {
+        if (!isGeneratedToken(token, shape.prefix)) throw new Error(`${token} fails its check`);
+        tokens.add(token);
+      }
+    }
+    expect(tokens.size).toBe(count);
+    expect(await vault.records.count()).toBe(count);
+    const [token = ''] = tokens;
+    expect(await vault.tokens.read(token, secret.password)).toBe(secret.value);
+  },
+);
 
 test('a generated token carries at least 128 random bits', () => {
   let drawn = 0;

@@ -246,7 +246,7 @@ async function startPool(threads: number): Promise<Piscina<ResealTask, ResealedP
     // Run from its sources, a thread needs the sources of its neighbours too.
     execArgv: extension === '.ts' ? ['--conditions=keystead-source'] : [],
     // A page and little else: a heap that is left to grow grows.
-    resourceLimits: { maxYoungGenerationSizeMb: 2, maxOldGenerationSizeMb: 32 },
+    resourceLimits: { maxYoungGenerationSizeMb: 2, maxOldGenerationSizeMb: 16 },
     env: {},
   });
 }
