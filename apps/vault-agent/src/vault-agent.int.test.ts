@@ -301,7 +301,7 @@ test('the stop is quick also when the control plane is gone', { timeout: 30_000 
 test('at half life the certificate is renewed on the open session, proved, and swapped', {
   timeout: 60_000,
 }, async () => {
-  plane.leafLifeMs = 6_000;
+  plane.leafLifeMs = 12_000;
   await enroll();
   const before = readFileSync(join(folder, 'identity/agent.crt'), 'utf8');
   plane.leafLifeMs = 7 * 86_400_000;

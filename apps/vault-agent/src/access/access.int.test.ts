@@ -353,8 +353,7 @@ test('SIGHUP takes a changed file over, and keeps the old one where the new one 
   await agent.until(async () => (await value({ key })).status === 200);
   agent.configure((yaml) => yaml.replace('log_level: "info"', 'log_level: "loud"'));
   agent.kill('SIGHUP');
-  await agent.until(() => agent.output.includes('the configuration stays as it was'));
-  expect(agent.output).toContain('monitoring.log_level');
+  await agent.until(() => agent.output.includes('monitoring.log_level'));
   expect(await value({ key })).toMatchObject({ status: 200 });
   const checked = await command(['check-config', '--config', agent.configuration]);
   expect(checked).toMatchObject({ code: 1 });
