@@ -152,6 +152,8 @@ export const limits = {
   approvalRequirementsMax: 16,
   approvalDecisionsMax: 64,
   approvalKeepDays: 90,
+  // An agent that makes them up fills no more of the database.
+  approvalsKeptPerVault: 5_000,
   // Beyond these a vault's waiting approvals are told of as a whole.
   approvalsToldEach: 20,
   staleAfterMinSeconds: 60,

@@ -20,7 +20,7 @@ export interface Reporter {
 
 type Told = ReturnType<typeof toldOf>;
 
-/** Takes a report of an agent. One that is older than what is known changes nothing. */
+/** Takes a report of an agent. One that is older than what is known, or one too many, changes nothing. */
 export async function takeApproval(
   transaction: Transaction,
   { organizationId, vaultId, agentId }: Reporter,
@@ -32,11 +32,18 @@ export async function takeApproval(
     insert into policy.approval as t (organization_id, id, vault_id, agent_id, revision, state, action,
       namespace_ref, secret_ref, other_ref, requester_ref, requirements, reported, requested_at,
       expires_at, updated_at)
-    values (${organizationId}::uuid, ${report.id}::uuid, ${vaultId}::uuid, ${agentId}::uuid,
+    select ${organizationId}::uuid, ${report.id}::uuid, ${vaultId}::uuid, ${agentId}::uuid,
       ${report.revision}, ${report.state}, ${report.action}, ${report.namespaceRef},
       ${report.secretRef}, ${report.otherRef}, ${report.requesterRef},
       ${JSON.stringify(report.requirements)}::jsonb, ${JSON.stringify(report.decisions)}::jsonb,
-      ${new Date(report.requestedAtMs)}, ${new Date(report.expiresAtMs)}, clock_timestamp())
+      ${new Date(report.requestedAtMs)}::timestamptz, ${new Date(report.expiresAtMs)}::timestamptz,
+      clock_timestamp()
+    where ${limits.approvalsKeptPerVault} > (
+        select count(*) from policy.approval k
+        where k.organization_id = ${organizationId}::uuid and k.vault_id = ${vaultId}::uuid)
+      or exists (
+        select from policy.approval k
+        where k.organization_id = ${organizationId}::uuid and k.id = ${report.id}::uuid)
     on conflict (organization_id, id) do update set
       revision = excluded.revision, state = excluded.state, reported = excluded.reported,
       updated_at = excluded.updated_at

@@ -10,6 +10,7 @@ import { approvalDecision } from '@keystead/contracts/approval-decision';
 import { type approveApproval, listApprovals } from '@keystead/contracts/approvals';
 import type { TenantCtx } from '@keystead/contracts/context';
 import { newUuid, toId } from '@keystead/contracts/ids';
+import { limits } from '@keystead/contracts/limits';
 import type { Role } from '@keystead/contracts/permissions';
 import { enqueue } from '@keystead/database/outbox';
 import { afterAll, beforeAll, expect, test } from 'vitest';
@@ -224,4 +225,28 @@ test('what nobody decides in time is over: told, shown, and not to be decided an
   await world.approvalsEnd.look();
   expect(await told(vault)).toContain(`approval.requested approval:${id} cleared`);
   expect(await ids(vault, { status: 'expired' })).toEqual([id]);
+});
+
+test('a vault whose agent makes approvals up fills no more than its share; what is known goes on', async () => {
+  const { vault, report: known } = await asked();
+  await world.database.withTenant(
+    vault,
+    (transaction) => transaction.$executeRaw`
+      insert into policy.approval (organization_id, id, vault_id, agent_id, revision, state, action,
+        requester_ref, requirements, reported, requested_at, expires_at, updated_at)
+      select organization_id, gen_random_uuid(), vault_id, agent_id, revision, state, action,
+        requester_ref, requirements, reported, requested_at, expires_at, updated_at
+      from policy.approval, generate_series(2, ${limits.approvalsKeptPerVault}::int)
+      where id = ${known.id}::uuid`,
+  );
+  const oneMore = waiting();
+  await reported(vault, { approval: oneMore });
+  await reported(vault, { approval: { ...known, revision: 2, state: 'denied' } });
+  const rows = await world.database.withTenant(vault, (transaction) =>
+    transaction.approval.findMany({
+      where: { organizationId: vault.organizationId, id: { in: [known.id, oneMore.id] } },
+      select: { id: true, state: true },
+    }),
+  );
+  expect(rows).toEqual([{ id: known.id, state: 'denied' }]);
 });

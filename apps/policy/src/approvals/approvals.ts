@@ -24,6 +24,7 @@ import type { Input, Operation, Output } from '@keystead/contracts/operation';
 import { type Role, roles } from '@keystead/contracts/permissions';
 import { isUniqueViolation, type Transaction } from '@keystead/database/database';
 import { Inject, Injectable } from '@nestjs/common';
+import { databaseClock } from '../database-clock.ts';
 import { AgentCommands, orderCommands } from '../deliveries/agent-commands.ts';
 import { OrganizationSigners, type Signer } from '../signing/organization-signers.ts';
 import {
@@ -57,7 +58,7 @@ export class Approvals {
     const { organizationId } = ctx;
     const { status, vaultId } = input.query;
     return this.work.read(ctx, async (transaction) => {
-      const now = await clockOf(transaction);
+      const now = await databaseClock(transaction);
       const page = await this.listing.page(ctx, listApprovals.id, input.query, {
         fields: { requestedAt: { read: asDate }, expiresAt: { read: asDate } },
         where: {
@@ -106,7 +107,7 @@ export class Approvals {
       const answer = await this.work.write(ctx, operation, input, async (transaction, note) => {
         const id = toUuid('approval', input.params.id);
         const row = await lockApproval(transaction, ctx, id);
-        const now = await clockOf(transaction);
+        const now = await databaseClock(transaction);
         const status = statusOf(row, now);
         if (status !== 'pending') {
           throw new ServiceError('conflict', { detail: `the approval is ${status}` });
@@ -250,12 +251,7 @@ async function shown(
   const [row] = rows;
   if (!row) throw notFound();
   const names = await vaultNames(transaction, organizationId, rows);
-  return showApproval(row, names, await clockOf(transaction));
-}
-
-async function clockOf(transaction: Transaction): Promise<Date> {
-  const [clock] = await transaction.$queryRaw<{ now: Date }[]>`select clock_timestamp() as now`;
-  return clock?.now ?? new Date(0);
+  return showApproval(row, names, await databaseClock(transaction));
 }
 
 function whereStatus(status: ShownApproval['status'], now: Date) {

@@ -23,6 +23,7 @@ import { type PolicyDraftContent, policyDraftForm } from '@keystead/contracts/po
 import type { Transaction } from '@keystead/database/database';
 import { compile } from '@keystead/policy-engine/compile';
 import { Inject, Injectable } from '@nestjs/common';
+import { databaseClock } from '../database-clock.ts';
 import { AgentCommands, orderCommands } from '../deliveries/agent-commands.ts';
 import { engineSet, readContent } from '../policy-sets/set-content.ts';
 import { choosePolicies, findSet, settingsOf } from '../policy-sets/set-rows.ts';
@@ -104,7 +105,8 @@ export class Replays {
         if (asked.length === 0) {
           throw invalidRequest('body', [{ path: ['target'], message: 'aims at no agent' }]);
         }
-        const expiresAt = new Date(Date.now() + body.expiresInSeconds * 1_000);
+        const now = await databaseClock(transaction);
+        const expiresAt = new Date(now.getTime() + body.expiresInSeconds * 1_000);
         const row = await transaction.replay.create({
           data: {
             organizationId,

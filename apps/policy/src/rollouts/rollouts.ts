@@ -25,6 +25,7 @@ import { enqueueMany } from '@keystead/database/outbox';
 import { Bus } from '@keystead/messaging/bus';
 import { Inject, Injectable } from '@nestjs/common';
 import { assignNumber } from '../assignments/assignment-rows.ts';
+import { databaseClock } from '../database-clock.ts';
 import type { AgentState } from '../deliveries/next-delivery.ts';
 import { addSetVersion } from '../policy-sets/policy-sets.ts';
 import { readContent } from '../policy-sets/set-content.ts';
@@ -171,7 +172,7 @@ export class Rollouts {
         state: 'running',
         reason: null,
         ...(waited ? { stage: row.stage + 1 } : {}),
-        stageStartedAt: await databaseNow(transaction),
+        stageStartedAt: await databaseClock(transaction),
         halt: {
           ...limits,
           ...(says === undefined ? {} : { saysDigest: says }),
@@ -306,12 +307,6 @@ export class Rollouts {
 
 const underWay = ['running', 'paused', 'halted'];
 export const waitsForSomebody = 'the stage is done and waits for somebody to resume';
-
-/** The clock by which the runner judges how long a stage was watched. */
-async function databaseNow(transaction: Transaction): Promise<Date> {
-  const [row] = await transaction.$queryRaw<{ now: Date }[]>`select clock_timestamp() as now`;
-  return row?.now ?? new Date();
-}
 
 async function shown(transaction: Transaction, row: RolloutRow): Promise<Shown> {
   return showRollout(row, (await countAgents(transaction, [row])).get(row.id) ?? noCounts);
