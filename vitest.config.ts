@@ -15,6 +15,26 @@ const ignored = ['**/node_modules/**', '**/dist/**', '**/generated/**'];
 const isProof = process.env.KEYSTEAD_PROVE === 'full';
 const atMost = (ms: number) => (isProof ? 4 * 3_600_000 : ms);
 
+// Unit tests that take seconds each: real key derivation, sockets and clocks. `npm run verify` leaves them out.
+const long = [
+  'apps/gateway/src/agents/agent-link',
+  'apps/notification/src/delivery/render',
+  'apps/vault-agent/src/audit/audit-trail',
+  'apps/vault-agent/src/backup/backups',
+  'apps/vault-agent/src/backup/destinations',
+  'apps/vault-agent/src/durable-queue',
+  'apps/vault-agent/src/keys/key-ring',
+  'apps/vault-agent/src/namespaces/namespaces',
+  'apps/vault-agent/src/namespaces/transfer',
+  'apps/vault-agent/src/policies/replays/replays',
+  'apps/vault-agent/src/rotation/rotations',
+  'apps/vault-agent/src/secrets/access-counter',
+  'apps/vault-agent/src/upward/upward',
+  'libs/envelope/src/providers/local-providers',
+  'libs/envelope/src/sealed-stream',
+  'libs/policy-engine/src/decide',
+  'libs/policy-engine/src/validate',
+].map((name) => `${name}.test.ts`);
 const alone = `${sources}/**/faults.e2e.test.ts`;
 const endToEnd = {
   globalSetup: ['libs/test-control-plane/src/vitest-setup.ts'],
@@ -33,9 +53,13 @@ export default defineConfig({
         test: {
           name: 'unit',
           include: [`${sources}/**/*.test.ts`],
-          exclude: [...ignored, '**/*.int.test.ts', '**/*.e2e.test.ts'],
+          exclude: [...ignored, ...long, '**/*.int.test.ts', '**/*.e2e.test.ts'],
           testTimeout: atMost(10_000),
         },
+      },
+      {
+        ...shared,
+        test: { name: 'unit-long', include: long, testTimeout: atMost(10_000) },
       },
       {
         ...shared,

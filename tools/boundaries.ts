@@ -6,6 +6,7 @@
  * The rule reads the project graph from Nx's cache and says nothing when there is none, so the graph
  * is built first, and a forbidden import must be found before silence is believed.
  */
+import { createHash } from 'node:crypto';
 import { existsSync, globSync, readFileSync } from 'node:fs';
 import { dirname, join, relative, resolve } from 'node:path';
 import { ESLint, type Linter } from 'eslint';
@@ -29,8 +30,15 @@ export async function readProjectGraph() {
   return createProjectGraphAsync({ exitOnError: false, resetDaemonClient: false });
 }
 
-export function createLinter(): ESLint {
-  return new ESLint({ cwd: root, overrideConfigFile: join(root, 'eslint.config.mjs') });
+/** @param cacheFile where it is remembered which files had no complaint */
+export function createLinter(cacheFile?: string): ESLint {
+  return new ESLint({
+    cwd: root,
+    overrideConfigFile: join(root, 'eslint.config.mjs'),
+    ...(cacheFile === undefined
+      ? {}
+      : { cache: true, cacheLocation: cacheFile, cacheStrategy: 'content' }),
+  });
 }
 
 /** What the borders say about a text as if it stood in that file. */
@@ -108,7 +116,11 @@ export function untaggedProjects(
 
 if (import.meta.main) {
   const graph = await readProjectGraph();
-  const linter = createLinter();
+  // What is allowed hangs on every project's tags and packages, not only on the file that imports.
+  const projects = createHash('sha256').update(JSON.stringify(graph.nodes)).digest('hex');
+  const linter = createLinter(
+    join(root, 'node_modules', '.cache', 'keystead', `borders-${projects}`),
+  );
   const complaints: string[] = [];
   const control = await lintText(
     linter,

@@ -116,8 +116,14 @@ const tool = (name: string, ...args: string[]) => ({
     run(nodeProgram, ['--conditions=keystead-source', join(root, 'tools', `${name}.ts`), ...args]),
 });
 
-/** Everything that needs no server. Answers false when the code does not even compile. */
-export async function checkWithoutServers(tally: Tally): Promise<boolean> {
+/**
+ * What needs no server. Answers false when the code does not even compile.
+ * @param unitTests `unit` leaves out those that take seconds each, `unit*` does not
+ */
+export async function checkWithoutServers(
+  tally: Tally,
+  unitTests: 'unit' | 'unit*',
+): Promise<boolean> {
   const built = await tally.check('Generate and build', async () => {
     await build();
     return { code: 0, output: '' };
@@ -143,6 +149,6 @@ export async function checkWithoutServers(tally: Tally): Promise<boolean> {
   );
   // None writes what another reads.
   await Promise.all([...packaged, ...present].map(([title, work]) => tally.check(title, work)));
-  await tally.tests('Unit tests', ['--project', 'unit']);
+  await tally.tests('Unit tests', ['--project', unitTests]);
   return built;
 }

@@ -13,7 +13,7 @@ if (filters.length > 0) {
   await build();
   await tally.tests(`Tests: ${filters.join(' ')}`, filters);
 } else {
-  const isBuilt = await checkWithoutServers(tally);
+  const isBuilt = await checkWithoutServers(tally, 'unit*');
   await tally.tests('Integration tests, with PostgreSQL, Redis and NATS', ['--project', 'int']);
   if (isBuilt) {
     await tally.tests('End-to-end tests, with the built processes', ['--project', 'e2e*']);
