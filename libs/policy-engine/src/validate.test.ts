@@ -347,7 +347,7 @@ test(`${cedarTexts} malformed Cedar policies each get a useful message`, async (
 });
 
 test('long texts are checked in pieces that leave the event loop room', async () => {
-  const text = Array.from({ length: 120 }, (_, at) =>
+  const text = Array.from({ length: 480 }, (_, at) =>
     when(`resource.name like "db${at}/*" || context.useCount < ${at}`),
   ).join('\n');
   let turns = 0;
