@@ -10,9 +10,9 @@
  * them, which the cache holds; "of all/s" of 200 for each connection, wherever they are, of which it holds few.
  */
 import { startAgent, startBare } from './agent/agent-process.ts';
-import { type Measured, measure, sender } from './agent/load.ts';
+import { compare, figuresAt, measure, sender } from './agent/load.ts';
 import { storeSecrets } from './agent/stored-secrets.ts';
-import { argument, calibrate, finish, median, printTable, round } from './report.ts';
+import { argument, calibrate, finish, printTable, round } from './report.ts';
 
 const seconds = argument('seconds', 4);
 const rounds = argument('rounds', 3);
@@ -60,32 +60,11 @@ await measureGrowth();
 paths = paths.concat(await storeSecrets(agent.configuration, secrets, paths.length));
 await load(agent.origin, 64, 2);
 
-const results = new Map<number, { ours: Measured[]; floor: Measured[] }>();
-for (let index = 0; index < rounds; index += 1) {
-  for (const connections of connectionCounts) {
-    const at = results.get(connections) ?? { ours: [], floor: [] };
-    results.set(connections, at);
-    at.floor.push(await load(bare.origin, connections));
-    at.ours.push(await load(agent.origin, connections));
-  }
-}
-const rssAtSecrets = agent.peakRssBytes();
-const rows = [...results].map(([connections, { ours, floor }]) => {
-  const of = (list: Measured[], key: keyof Measured) => median(list.map((each) => each[key]));
-  return {
-    connections,
-    'reads/s': Math.round(of(ours, 'perSecond')),
-    'p50 ms': of(ours, 'p50Ms'),
-    'p95 ms': of(ours, 'p95Ms'),
-    'p99 ms': of(ours, 'p99Ms'),
-    'bare/s': Math.round(of(floor, 'perSecond')),
-    'its p95 ms': of(floor, 'p95Ms'),
-    ratio: round(
-      median(ours.map((each, index) => each.perSecond / (floor[index]?.perSecond ?? 1))),
-    ),
-    failed: ours.reduce((sum, each) => sum + each.failed, 0),
-  };
+const rows = await compare(connectionCounts, rounds, {
+  ours: (connections) => load(agent.origin, connections),
+  floor: (connections) => load(bare.origin, connections),
 });
+const rssAtSecrets = agent.peakRssBytes();
 printTable(rows);
 
 for (let next = 10_000; next <= growth; next *= 10) {
@@ -98,19 +77,12 @@ for (let next = 10_000; next <= growth; next *= 10) {
 console.log('\nas the vault grows, 64 connections');
 printTable(growthRows);
 
-const main = rows.find(({ connections }) => connections === 64);
 const first = growthRows[0]?.['reads/s'] as number;
 const last = growthRows.at(-1)?.['reads/s'] as number;
 finish({
   bench: 'agent-read',
-  ratio: main?.ratio ?? 0,
-  better: 'higher',
-  floor: main?.['bare/s'] ?? 0,
-  ours: main?.['reads/s'] ?? 0,
+  ...figuresAt(rows, 64),
   unit: 'reads/s',
-  p50Ms: main?.['p50 ms'] ?? 0,
-  p95Ms: main?.['p95 ms'] ?? 0,
-  p99Ms: main?.['p99 ms'] ?? 0,
   secrets,
   costOfGrowth: round(first / last),
   peakRssBytes: rssAtSecrets,

@@ -10,8 +10,8 @@ import { closeSync, fdatasyncSync, mkdtempSync, openSync, rmSync, writeSync } fr
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { startAgent, startBare } from './agent/agent-process.ts';
-import { type Measured, measure, sender } from './agent/load.ts';
-import { argument, calibrate, finish, median, printTable, round } from './report.ts';
+import { compare, figuresAt, measure, sender } from './agent/load.ts';
+import { argument, calibrate, finish, median, printTable } from './report.ts';
 
 const seconds = argument('seconds', 4);
 const rounds = argument('rounds', 3);
@@ -66,46 +66,23 @@ const load = (origin: string, connections: number, over = seconds) =>
 
 await load(agent.origin, 16, 2);
 await load(bare.origin, 16, 2);
-const results = new Map<number, { ours: Measured[]; floor: Measured[] }>();
 const syncs: number[] = [];
-for (let index = 0; index < rounds; index += 1) {
-  syncs.push(syncsPerSecond());
-  for (const connections of connectionCounts) {
-    const at = results.get(connections) ?? { ours: [], floor: [] };
-    results.set(connections, at);
-    at.floor.push(await load(bare.origin, connections));
-    at.ours.push(await load(agent.origin, connections));
-  }
-}
-const rows = [...results].map(([connections, { ours, floor }]) => {
-  const of = (list: Measured[], key: keyof Measured) => median(list.map((each) => each[key]));
-  return {
-    connections,
-    'writes/s': Math.round(of(ours, 'perSecond')),
-    'p50 ms': of(ours, 'p50Ms'),
-    'p95 ms': of(ours, 'p95Ms'),
-    'p99 ms': of(ours, 'p99Ms'),
-    'bare/s': Math.round(of(floor, 'perSecond')),
-    ratio: round(
-      median(ours.map((each, index) => each.perSecond / (floor[index]?.perSecond ?? 1))),
-    ),
-    failed: ours.reduce((sum, each) => sum + each.failed, 0),
-  };
-});
+const rows = await compare(
+  connectionCounts,
+  rounds,
+  {
+    ours: (connections) => load(agent.origin, connections),
+    floor: (connections) => load(bare.origin, connections),
+  },
+  () => syncs.push(syncsPerSecond()),
+);
 printTable(rows);
 console.log(`\nthe disk syncs ${median(syncs).toLocaleString('en-US')} times a second`);
 
-const main = rows.find(({ connections }) => connections === 64);
 finish({
   bench: 'agent-write',
-  ratio: main?.ratio ?? 0,
-  better: 'higher',
-  floor: main?.['bare/s'] ?? 0,
-  ours: main?.['writes/s'] ?? 0,
+  ...figuresAt(rows, 64),
   unit: 'writes/s',
-  p50Ms: main?.['p50 ms'] ?? 0,
-  p95Ms: main?.['p95 ms'] ?? 0,
-  p99Ms: main?.['p99 ms'] ?? 0,
   syncsPerSecond: median(syncs),
   peakRssBytes: agent.peakRssBytes(),
   rounds,

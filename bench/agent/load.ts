@@ -3,6 +3,7 @@ import { randomInt } from 'node:crypto';
 import { Agent as HttpAgent, request as httpRequest } from 'node:http';
 import { Agent as HttpsAgent, request as httpsRequest } from 'node:https';
 import autocannon from 'autocannon';
+import { median, round } from '../report.ts';
 
 export interface Load {
   origin: string;
@@ -66,6 +67,57 @@ export async function measure(load: Load): Promise<Measured> {
     p95Ms: at(0.95),
     p99Ms: at(0.99),
     failed: failed + result.errors + result.timeouts,
+  };
+}
+
+/** Both in turn at each number of connections, and a row of each of them for people. */
+export async function compare(
+  connectionCounts: readonly number[],
+  rounds: number,
+  sides: Record<'ours' | 'floor', (connections: number) => Promise<Measured>>,
+  beforeRound: () => unknown = () => undefined,
+) {
+  const results = connectionCounts.map((connections) => ({
+    connections,
+    ours: [] as Measured[],
+    floor: [] as Measured[],
+  }));
+  for (let index = 0; index < rounds; index += 1) {
+    beforeRound();
+    for (const { connections, ours, floor } of results) {
+      floor.push(await sides.floor(connections));
+      ours.push(await sides.ours(connections));
+    }
+  }
+  return results.map(({ connections, ours, floor }) => {
+    const of = (list: Measured[], key: keyof Measured) => median(list.map((each) => each[key]));
+    return {
+      connections,
+      'ours/s': Math.round(of(ours, 'perSecond')),
+      'p50 ms': of(ours, 'p50Ms'),
+      'p95 ms': of(ours, 'p95Ms'),
+      'p99 ms': of(ours, 'p99Ms'),
+      'bare/s': Math.round(of(floor, 'perSecond')),
+      'its p95 ms': of(floor, 'p95Ms'),
+      ratio: round(
+        median(ours.map((each, index) => each.perSecond / (floor[index]?.perSecond ?? 1))),
+      ),
+      failed: ours.reduce((sum, each) => sum + each.failed, 0),
+    };
+  });
+}
+
+/** What the last line of such a bench says: of the run at so many connections. */
+export function figuresAt(rows: Awaited<ReturnType<typeof compare>>, connections: number) {
+  const row = rows.find((each) => each.connections === connections);
+  return {
+    ratio: row?.ratio ?? 0,
+    better: 'higher' as const,
+    floor: row?.['bare/s'] ?? 0,
+    ours: row?.['ours/s'] ?? 0,
+    p50Ms: row?.['p50 ms'] ?? 0,
+    p95Ms: row?.['p95 ms'] ?? 0,
+    p99Ms: row?.['p99 ms'] ?? 0,
   };
 }
 

@@ -24,7 +24,7 @@ export interface NewVersion {
   state: VersionState;
 }
 
-const versionColumns = [
+export const versionColumns = [
   'secret_id',
   'version',
   'state',

@@ -54,6 +54,7 @@ import {
   requireUndeleted,
   requireVersion,
   setVersionState,
+  versionColumns,
   versionGone,
 } from './secret-versions.ts';
 import type { CachedValue, ValueCache } from './value-cache.ts';
@@ -788,17 +789,7 @@ function listed(queries: Queries<AgentSchema>, namespaceId: string) {
 function listedVersions(queries: Queries<AgentSchema>, secretId: string) {
   return queries
     .selectFrom('secret_version')
-    .select([
-      'secret_id',
-      'version',
-      'state',
-      'key_version',
-      'byte_length',
-      'encoding',
-      'origin',
-      'created_at_ms',
-      'created_by',
-    ])
+    .select(versionColumns)
     .where('secret_id', '=', secretId)
     .orderBy('version', 'desc');
 }
