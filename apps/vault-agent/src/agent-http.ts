@@ -10,7 +10,7 @@ import { type AuthenticationMethods, Authenticator } from './access/authenticato
 import { CertificateRules } from './access/client-certificate.ts';
 import { GuessGuard } from './access/guess-guard.ts';
 import { readKeySet, TokenIssuer } from './access/token-issuer.ts';
-import { openForwarders } from './audit/forwarding/open-forwarders.ts';
+import { destinationsOf } from './audit/forwarding/named-destinations.ts';
 import {
   type Configuration,
   ConfigurationError,
@@ -141,7 +141,7 @@ export function checkConfiguration(loaded: LoadedConfiguration, readVariable: Re
   tlsFilesOf(loaded);
   methodsOf(loaded, pino({ level: 'silent' }));
   sqlOptionsOf(storage, loaded.locate, readVariable);
-  openForwarders(loaded, readVariable, pino({ level: 'silent' }));
+  destinationsOf(loaded, readVariable);
 }
 
 function tlsFilesOf({ configuration, locate }: LoadedConfiguration): TlsFiles | undefined {

@@ -5,10 +5,10 @@
 import type { Logger } from 'pino';
 import type { Registry } from 'prom-client';
 import { CommandsLog } from './audit/commands-log.ts';
-import type { AuditForwarder } from './audit/forwarding/audit-forwarder.ts';
-import { openForwarders } from './audit/forwarding/open-forwarders.ts';
+import { AuditForwarding } from './audit/forwarding/audit-forwarding.ts';
+import { destinationsOf } from './audit/forwarding/named-destinations.ts';
 import type { BackupSchema } from './backup/backup-tables.ts';
-import { type Configuration, durationMs, type LoadedConfiguration } from './configuration.ts';
+import type { LoadedConfiguration } from './configuration.ts';
 import type { DurableQueue } from './durable-queue.ts';
 import type { GuardedVault } from './guarded-vault.ts';
 import type { IdentityStore } from './identity-store.ts';
@@ -16,8 +16,9 @@ import type { ReadVariable } from './key-management.ts';
 import { addDutyMetrics } from './observe/duty-metrics.ts';
 import { Lockouts } from './observe/lockouts.ts';
 import { addReportingMetrics } from './observe/reporting-metrics.ts';
-import type { SuspicionRules } from './observe/suspicion.ts';
 import { SuspicionGuard } from './observe/suspicion-guard.ts';
+import type { EffectiveConfiguration } from './policies/rolled-out-configuration.ts';
+import { effectiveSuspicion, suspicionRulesOf } from './policies/rolled-out-suspicion.ts';
 import type { RotationSchema } from './rotation/rotation-tables.ts';
 import { NameReferences } from './upward/name-references.ts';
 import { storeSizes } from './upward/store-sizes.ts';
@@ -39,7 +40,7 @@ export class AgentReporting {
   readonly upward: Upward;
   readonly #guarded: GuardedVault;
   readonly #commands: CommandsLog;
-  readonly #forwarders: AuditForwarder[];
+  readonly forwarding: AuditForwarding;
   readonly #lockouts: Lockouts;
   readonly #suspicions: SuspicionGuard;
 
@@ -63,12 +64,12 @@ export class AgentReporting {
     this.#commands = new CommandsLog({ logFile: trail.logFile, onHead: this.upward.head, log });
     door.onSettled(this.upward.settled);
     trail.onFact(this.upward.recorded);
-    this.#forwarders = openForwarders(loaded, options.readVariable, log);
-    const { suspicious_activity: suspicious } = loaded.configuration.monitoring;
+    this.forwarding = new AuditForwarding(destinationsOf(loaded, options.readVariable), log);
+    const suspicion = effectiveSuspicion(loaded);
     this.#lockouts = new Lockouts(lockoutsFileOf(loaded), log);
     this.#suspicions = new SuspicionGuard({
-      rules: suspicionRulesOf(suspicious),
-      lockMs: durationMs(suspicious.lock_duration),
+      rules: suspicionRulesOf(suspicion),
+      lockMs: suspicion.lockSeconds.value * 1_000,
       lockouts: this.#lockouts,
       learnedFile: `${trail.logFile}.learned.json`,
       notice: (kind, about) => this.upward.notice(kind, about),
@@ -80,7 +81,7 @@ export class AgentReporting {
       clock: guarded.clock,
       trail,
       queue,
-      forwarders: this.#forwarders,
+      forwarding: this.forwarding,
       lockouts: this.#lockouts,
       suspicions: this.#suspicions,
     });
@@ -97,7 +98,17 @@ export class AgentReporting {
     this.#commands.start();
     this.#lockouts.start();
     this.#suspicions.start();
-    for (const forwarder of this.#forwarders) forwarder.start();
+    this.forwarding.start();
+  }
+
+  /** What holds from now on of what a policy set may say. */
+  configure({ suspicion, forwarding, unknownDestinations }: EffectiveConfiguration): void {
+    this.#suspicions.configure(suspicionRulesOf(suspicion), suspicion.lockSeconds.value * 1_000);
+    const on = Object.entries(forwarding).filter(([, { value }]) => value);
+    this.forwarding.turnOn(
+      on.map(([name]) => name),
+      unknownDestinations,
+    );
   }
 
   /** The last entries, head and counts. Nothing is asked of the vault any more. */
@@ -107,30 +118,10 @@ export class AgentReporting {
     this.#suspicions.stop();
     await this.#commands.stop();
     await this.upward.stop();
-    await Promise.all(this.#forwarders.map((forwarder) => forwarder.stop()));
+    await this.forwarding.stop();
   }
 }
 
 export function lockoutsFileOf({ configuration, locate }: LoadedConfiguration): string {
   return `${locate(configuration.audit.log_file)}.lockouts.json`;
-}
-
-function suspicionRulesOf(
-  rules: Configuration['monitoring']['suspicious_activity'],
-): SuspicionRules {
-  const { many_denials: denials, bulk_reading: bulk } = rules;
-  return {
-    manyDenials: {
-      count: denials.count,
-      withinMs: durationMs(denials.within),
-      response: denials.response,
-    },
-    bulkReading: {
-      secrets: bulk.secrets,
-      withinMs: durationMs(bulk.within),
-      response: bulk.response,
-    },
-    newNetwork: rules.new_network,
-    unusualHour: rules.unusual_hour,
-  };
 }

@@ -76,15 +76,21 @@ export function commandLine(): Command {
     .requiredOption('--config <file>', 'vault.yaml')
     .action(async ({ config }) => {
       const { checkConfiguration } = await import('./agent-http.ts');
-      const { effectiveConfiguration } = await import('./policies/rolled-out-configuration.ts');
+      const { effectiveConfiguration, settledByFile } = await import(
+        './policies/rolled-out-configuration.ts'
+      );
       const loaded = loadConfiguration(config);
       checkConfiguration(loaded, readVariable);
       process.stdout.write(`${config} is in order\n`);
-      const own = Object.entries(effectiveConfiguration(loaded, {}).settings)
-        .filter(([, { source }]) => source === 'file')
-        .map(([name]) => name);
+      const effective = effectiveConfiguration(loaded, {});
+      const own = settledByFile(effective);
       if (own.length > 0) {
         process.stdout.write(`No policy set changes what it says itself: ${own.join(', ')}\n`);
+      }
+      const off = Object.entries(effective.forwarding).filter(([, { value }]) => !value);
+      if (off.length > 0) {
+        const names = off.map(([name]) => name).join(', ');
+        process.stdout.write(`A policy set may have the audit forwarded to: ${names}\n`);
       }
     });
 

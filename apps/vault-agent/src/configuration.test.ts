@@ -95,6 +95,11 @@ test.each([
   ],
   ['an audit that is off', 'audit:\n  enabled: false\n', 'the audit cannot be switched off'],
   [
+    'two receivers of the audit with one name',
+    'audit:\n  syslog: { name: siem }\n  forward:\n    - type: file\n      path: a\n      name: siem\n',
+    'vault.yaml:6:7 audit.forward.0.name: siem is the name of another receiver',
+  ],
+  [
     'a token algorithm with a shared secret',
     'authentication:\n  jwt:\n    issuers:\n      - issuer: x\n        audience: y\n        jwks_file: z\n        algorithms: [HS256]\n',
     'vault.yaml:7:22 authentication.jwt.issuers.0.algorithms.0',

@@ -10,6 +10,8 @@ import { parseEndpoint, parseFingerprint } from '@keystead/agent-protocol/link-c
 import { backupContents } from '@keystead/contracts/agent-api/backup';
 import { backupApiLimits } from '@keystead/contracts/agent-api/backup-limits';
 import { namePattern } from '@keystead/contracts/agent-api/fields';
+import { suspicionBounds } from '@keystead/contracts/agent-api/suspicion-bounds';
+import { auditDestinationName } from '@keystead/contracts/policy-set-content';
 import { parseRecipient } from '@keystead/envelope/sealed-stream';
 import { isMap, isScalar, LineCounter, type Node, type ParsedNode, parseDocument } from 'yaml';
 import { z } from 'zod';
@@ -245,6 +247,13 @@ const authentication = z
   })
   .prefault({});
 
+const receiver = {
+  /** Lets a policy set turn it on, where it is off here. */
+  name: auditDestinationName.optional(),
+  /** On unless it says false. */
+  enabled: z.boolean().optional(),
+};
+
 const audit = z
   .strictObject({
     enabled: z.literal(true, 'the audit cannot be switched off').default(true),
@@ -255,6 +264,8 @@ const audit = z
     forward_to_syslog: z.boolean().default(false),
     syslog: z
       .strictObject({
+        /** Lets a policy set turn it on. */
+        name: auditDestinationName.optional(),
         host: z.string().min(1).max(253).default('127.0.0.1'),
         port: z.number().int().min(1).max(65_535).default(514),
         protocol: z.enum(['udp', 'tcp', 'tls']).default('udp'),
@@ -264,8 +275,9 @@ const audit = z
     forward: z
       .array(
         z.discriminatedUnion('type', [
-          z.strictObject({ type: z.literal('file'), path }),
+          z.strictObject({ ...receiver, type: z.literal('file'), path }),
           z.strictObject({
+            ...receiver,
             type: z.literal('http'),
             url: z.url().refine(isFetchable, 'must be https, or http on a loopback address'),
             authorization: secretSource.optional(),
@@ -275,6 +287,19 @@ const audit = z
       )
       .max(10)
       .default([]),
+  })
+  .superRefine(({ syslog, forward }, { addIssue }) => {
+    const known = new Set([syslog.name]);
+    for (const [index, { name }] of forward.entries()) {
+      if (name !== undefined && known.has(name)) {
+        addIssue({
+          code: 'custom',
+          path: ['forward', index, 'name'],
+          message: `${name} is the name of another receiver`,
+        });
+      }
+      known.add(name);
+    }
   })
   .prefault({});
 
@@ -388,7 +413,12 @@ const suspiciousActivity = z
     /** So many denials of one identity. */
     many_denials: z
       .strictObject({
-        count: z.number().int().min(2).max(10_000).default(50),
+        count: z
+          .number()
+          .int()
+          .min(suspicionBounds.denialsMin)
+          .max(suspicionBounds.denialsMax)
+          .default(50),
         within: duration.default('5m'),
         response,
       })
@@ -396,7 +426,12 @@ const suspiciousActivity = z
     /** So many different secrets read by one identity. */
     bulk_reading: z
       .strictObject({
-        secrets: z.number().int().min(10).max(8_000).default(1_000),
+        secrets: z
+          .number()
+          .int()
+          .min(suspicionBounds.secretsMin)
+          .max(suspicionBounds.secretsMax)
+          .default(1_000),
         within: duration.default('10m'),
         response,
       })

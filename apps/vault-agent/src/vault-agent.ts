@@ -38,7 +38,10 @@ import { HeldPolicies } from './policies/held-policies.ts';
 import { policyTrustOf } from './policies/policy-trust.ts';
 import { DecisionJournal } from './policies/replays/decision-journal.ts';
 import { Replays } from './policies/replays/replays.ts';
-import { effectiveConfiguration } from './policies/rolled-out-configuration.ts';
+import {
+  type EffectiveConfiguration,
+  effectiveConfiguration,
+} from './policies/rolled-out-configuration.ts';
 import type { Circuit } from './store/store-breaker.ts';
 import { NameReferences } from './upward/name-references.ts';
 import { agentVersion } from './version.ts';
@@ -294,11 +297,16 @@ export class VaultAgent implements HealthSource {
     return changed.filter((name) => needsRestart(name, before, loaded));
   }
 
-  /** Takes over what the policy set says of the configuration and the file does not. @returns its digest */
-  #configure(fromSet: AgentConfiguration, loaded: LoadedConfiguration = this.#loaded): string {
+  /** Takes over what the policy set says of the configuration and the file does not. */
+  #configure(
+    fromSet: AgentConfiguration,
+    loaded: LoadedConfiguration = this.#loaded,
+  ): EffectiveConfiguration {
     this.#fromSet = fromSet;
-    const effective = effectiveConfiguration(loaded, fromSet);
+    // Receivers are those that this run began with, also after vault.yaml was read again.
+    const effective = effectiveConfiguration(loaded, fromSet, this.#reporting?.forwarding.declared);
     const { settings } = effective;
+    this.#reporting?.configure(effective);
     const guarded = this.#guarded;
     if (guarded !== undefined) {
       guarded.vault.secrets.maxVersionsDefault =
@@ -312,7 +320,7 @@ export class VaultAgent implements HealthSource {
     }
     const perSecond = settings.requestsPerSecondPerIdentity.value;
     if (this.#http !== undefined && perSecond !== null) this.#http.requestsPerSecond = perSecond;
-    return effective.digest;
+    return effective;
   }
 
   /** What waits for approval here can be decided in the control plane as well. */
@@ -486,7 +494,10 @@ function needsRestart(
     }
     if (name === 'rotation') return {};
     const section: Record<string, unknown> = { ...configuration[name] };
-    if (name === 'monitoring') delete section.log_level;
+    if (name === 'monitoring') {
+      delete section.log_level;
+      delete section.suspicious_activity;
+    }
     if (name === 'server') {
       const { cert_file: _cert, key_file: _key, crl_file: _crl, ...tls } = configuration.server.tls;
       section.tls = tls;

@@ -158,6 +158,8 @@ export const limits = {
   approvalsToldEach: 20,
   staleAfterMinSeconds: 60,
   staleAfterMaxSeconds: 366 * 24 * 3_600,
+  // One set is for many vaults, each with receivers of its own.
+  auditDestinationsPerSet: 50,
   organizationSignerTtlSeconds: 365 * 24 * 3_600,
   commandSignerTtlSeconds: 30 * 24 * 3_600,
   rolloutStepPeriodMs: 2_000,

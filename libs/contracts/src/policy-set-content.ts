@@ -3,6 +3,7 @@
  * are the policy engine's to read.
  */
 import { z } from 'zod';
+import { suspicionBounds } from './agent-api/suspicion-bounds.ts';
 import { idSchema } from './ids.ts';
 import { limits } from './limits.ts';
 
@@ -15,6 +16,65 @@ export const staleness = z.strictObject({
   afterwards: z.enum(['keep', 'restrict', 'deny']),
 });
 export type Staleness = z.infer<typeof staleness>;
+
+const response = z
+  .enum(['notice', 'lock_identity', 'lock_agent'], {
+    error: 'must be notice, lock_identity or lock_agent: no set switches a rule off',
+  })
+  .optional();
+const withinSeconds = z
+  .number()
+  .int()
+  .min(suspicionBounds.withinMinSeconds)
+  .max(suspicionBounds.withinMaxSeconds)
+  .optional();
+
+/** What is suspicious, and what agents do about it where vault.yaml does not say so itself (R4.5). */
+export const rolledOutSuspicion = z.strictObject({
+  manyDenials: z
+    .strictObject({
+      count: z
+        .number()
+        .int()
+        .min(suspicionBounds.denialsMin)
+        .max(suspicionBounds.denialsMax)
+        .optional(),
+      withinSeconds,
+      response,
+    })
+    .optional(),
+  bulkReading: z
+    .strictObject({
+      /** Different ones. */
+      secrets: z
+        .number()
+        .int()
+        .min(suspicionBounds.secretsMin)
+        .max(suspicionBounds.secretsMax)
+        .optional(),
+      withinSeconds,
+      response,
+    })
+    .optional(),
+  newNetwork: z.strictObject({ response }).optional(),
+  unusualHour: z.strictObject({ response }).optional(),
+  /** How long an identity is locked. */
+  lockSeconds: z
+    .number()
+    .int()
+    .min(suspicionBounds.lockMinSeconds)
+    .max(suspicionBounds.lockMaxSeconds)
+    .optional(),
+});
+export type RolledOutSuspicion = z.infer<typeof rolledOutSuspicion>;
+
+/** What the owner calls a receiver of the audit in vault.yaml. Sets know receivers by name alone. */
+export const auditDestinationName = z
+  .string()
+  .regex(
+    /^[a-z0-9][a-z0-9-]{0,62}$/,
+    'must be the name of a destination in vault.yaml: lower case letters, digits and -, never an address',
+  );
 
 /** What of an agent's configuration is rolled out with a set: a listed, safe choice. */
 export const agentConfiguration = z.strictObject({
@@ -32,6 +92,13 @@ export const agentConfiguration = z.strictObject({
     .int()
     .min(60)
     .max(366 * 24 * 3_600)
+    .optional(),
+  suspiciousActivity: rolledOutSuspicion.optional(),
+  /** Destinations that vault.yaml declares by these names are turned on; agents pass over other names. */
+  auditForwarding: z
+    .array(auditDestinationName)
+    .max(limits.auditDestinationsPerSet)
+    .refine((names) => new Set(names).size === names.length, 'must not name a destination twice')
     .optional(),
 });
 export type AgentConfiguration = z.infer<typeof agentConfiguration>;

@@ -103,6 +103,7 @@ const kind = fc.oneof(
       outcome: word,
       problem: word,
       configurationDigest: text,
+      unknownDestinations: count,
     }),
   }),
   fc.record({

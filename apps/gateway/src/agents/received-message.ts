@@ -266,7 +266,7 @@ function toldBy({ kind }: Event, certificateKey: KeyObject | undefined): Told | 
       };
     }
     case 'policySetReported': {
-      const { outcome, problem, configurationDigest } = kind.value;
+      const { outcome, problem, configurationDigest, unknownDestinations } = kind.value;
       const held = heldOf(kind.value.policySet);
       if (held === undefined) return 'policy_set_reported.policy_set';
       if (!digestPattern.test(configurationDigest))
@@ -278,7 +278,11 @@ function toldBy({ kind }: Event, certificateKey: KeyObject | undefined): Told | 
       };
       return {
         kind: 'policy_set',
-        details: { ...policySet, configurationDigest: configurationDigest || null },
+        details: {
+          ...policySet,
+          configurationDigest: configurationDigest || null,
+          unknownDestinations,
+        },
         policySet,
       };
     }

@@ -1,6 +1,6 @@
 /**
  * Who may do nothing for a while because of what they did, or everybody: the answer to suspicious activity
- * where vault.yaml asks for it (R4.5). Kept in a file, so that a restart opens nothing; `keystead-agent
+ * where vault.yaml or a policy set asks for it (R4.5). Kept in a file, so that a restart opens nothing; `keystead-agent
  * unlock` takes it away, and the running agent notices within a second.
  */
 import { readFileSync, statSync } from 'node:fs';

@@ -2,6 +2,7 @@
 import { Counter, Gauge, type Registry } from 'prom-client';
 import type { AuditTrail } from '../audit/audit-trail.ts';
 import type { AuditForwarder } from '../audit/forwarding/audit-forwarder.ts';
+import type { AuditForwarding } from '../audit/forwarding/audit-forwarding.ts';
 import type { TrustedClock } from '../clock/trusted-clock.ts';
 import { type DurableQueue, eventRanks } from '../durable-queue.ts';
 import type { Lockouts } from './lockouts.ts';
@@ -11,13 +12,13 @@ export interface ReportingSources {
   clock: Pick<TrustedClock, 'doubt'>;
   trail: AuditTrail;
   queue: DurableQueue;
-  forwarders: readonly AuditForwarder[];
+  forwarding: Pick<AuditForwarding, 'forwarders' | 'isPossible'>;
   lockouts: Lockouts;
   suspicions: SuspicionGuard;
 }
 
 export function addReportingMetrics(registry: Registry, sources: ReportingSources): void {
-  const { clock, trail, queue, forwarders, lockouts, suspicions } = sources;
+  const { clock, trail, queue, forwarding, lockouts, suspicions } = sources;
   const gauge = (name: string, help: string, read: () => number) => {
     new Gauge({
       name,
@@ -81,7 +82,7 @@ export function addReportingMetrics(registry: Registry, sources: ReportingSource
       for (const rank of eventRanks) this.set({ rank }, queue.waitingOf(rank));
     },
   });
-  if (forwarders.length === 0) return;
+  if (!forwarding.isPossible) return;
   const perDestination = (name: string, help: string, read: (each: AuditForwarder) => number) => {
     new Gauge({
       name,
@@ -89,7 +90,9 @@ export function addReportingMetrics(registry: Registry, sources: ReportingSource
       labelNames: ['destination', 'log'],
       registers: [registry],
       collect() {
-        for (const each of forwarders)
+        // One that is off has no numbers.
+        this.reset();
+        for (const each of forwarding.forwarders)
           this.set({ destination: each.name, log: each.source }, read(each));
       },
     });

@@ -22,6 +22,7 @@ export interface SuspicionGuardOptions {
 
 export class SuspicionGuard {
   readonly #options: SuspicionGuardOptions;
+  #lockMs: number;
   readonly #watch: SuspicionWatch;
   readonly #now: () => number;
   #timer: NodeJS.Timeout | undefined;
@@ -29,6 +30,7 @@ export class SuspicionGuard {
 
   constructor(options: SuspicionGuardOptions) {
     this.#options = options;
+    this.#lockMs = options.lockMs;
     this.#now = options.now ?? Date.now;
     this.#watch = new SuspicionWatch(options.rules, networkAround);
     try {
@@ -36,6 +38,12 @@ export class SuspicionGuard {
     } catch {
       // Nothing was learned yet.
     }
+  }
+
+  /** What holds from now on; locks that there are stay. */
+  configure(rules: SuspicionRules, lockMs: number): void {
+    this.#watch.rules = rules;
+    this.#lockMs = lockMs;
   }
 
   start(): void {
@@ -51,7 +59,7 @@ export class SuspicionGuard {
   readonly recorded = (fact: AuditFact): void => {
     // What a lock refuses says nothing new.
     if (fact.context?.lockedFor !== undefined) return;
-    const { lockMs, lockouts, log, notice } = this.#options;
+    const { lockouts, log, notice } = this.#options;
     for (const { kind, identity, count, response } of this.#watch.observe(fact, this.#now())) {
       this.counters.suspicions += 1;
       log.warn(
@@ -61,7 +69,7 @@ export class SuspicionGuard {
       notice(kind, { identity, count });
       if (response === 'notice') continue;
       if (response === 'lock_agent') lockouts.lockAgent(kind);
-      else lockouts.lockIdentity(identity, kind, lockMs);
+      else lockouts.lockIdentity(identity, kind, this.#lockMs);
       notice('IDENTITY_LOCKED', { identity, count: 1 });
     }
   };

@@ -191,11 +191,59 @@ test('what is suspicious is told and locks, and what the lock refuses is not sus
   });
   for (let number = 0; number < 10; number += 1) guard.recorded(denied('a'));
   expect(told).toEqual(['MANY_DENIALS a', 'IDENTITY_LOCKED a']);
+  expect(lockouts.of(by('a').identity)?.untilMs).toBeLessThanOrEqual(Date.now() + 60_000);
   expect(lockouts.of(by('a').identity)).toBeDefined();
   for (let number = 0; number < 50; number += 1) {
     guard.recorded({ ...denied('a'), context: { lockedFor: 'MANY_DENIALS' } });
   }
   expect(told).toHaveLength(2);
+  guard.configure(
+    { ...off, manyDenials: { ...rules.manyDenials, count: 2, response: 'lock_identity' } },
+    7_200_000,
+  );
+  expect(lockouts.of(by('a').identity)).toBeDefined();
+  for (let number = 0; number < 2; number += 1) guard.recorded(denied('b'));
+  expect(lockouts.of(by('b').identity)?.untilMs).toBeGreaterThan(Date.now() + 3_600_000);
+});
+
+test('rules that change in a run go by what was counted and learned, and a new response is given at once', () => {
+  const watch = watchWith({ manyDenials: rules.manyDenials });
+  const from = (address: string) => by('b', { address });
+  for (let number = 0; number < 9; number += 1) {
+    expect(watch.observe(denied('a'), startMs + number)).toEqual([]);
+  }
+  expect(watch.observe(denied('a'), startMs + 9)).toMatchObject([{ response: 'notice' }]);
+  expect(watch.observe(denied('a'), startMs + 10)).toEqual([]);
+  watch.rules = {
+    ...off,
+    manyDenials: { ...rules.manyDenials, response: 'lock_identity' },
+    newNetwork: { response: 'lock_agent' },
+  };
+  expect(watch.observe(denied('a'), startMs + 11)).toMatchObject([{ response: 'lock_identity' }]);
+  expect(watch.observe(from('10.0.0.1'), startMs)).toEqual([]);
+  watch.rules = { ...off, newNetwork: { response: 'notice' } };
+  expect(watch.observe(from('10.9.0.1'), startMs)).toMatchObject([{ response: 'notice' }]);
+  expect(watch.observe(denied('a'), startMs + 12)).toEqual([]);
+  // Fewer are asked for: what was counted is enough.
+  watch.rules = { ...off, manyDenials: { ...rules.manyDenials, count: 2 } };
+  expect(watch.observe(denied('a'), startMs + 13)).toEqual([]);
+  expect(watch.observe(denied('a'), startMs + 14)).toMatchObject([{ count: 2 }]);
+});
+
+test('after a lock is counted anew, and who goes on is locked again, however long the window is', () => {
+  const watch = watchWith({
+    manyDenials: { count: 3, withinMs: 7 * dayMs, response: 'lock_agent' },
+    bulkReading: { secrets: 10, withinMs: 7 * dayMs, response: 'lock_identity' },
+  });
+  const locks = Array.from({ length: 9 }, (_, number) =>
+    watch.observe(denied('a'), startMs + number),
+  );
+  expect(locks.map((found) => found.length)).toEqual([0, 0, 1, 0, 0, 1, 0, 0, 1]);
+  const reads = Array.from({ length: 40 }, (_, number) =>
+    watch.observe(by('b', { resource: { namespace: 'n', secret: `s/${number}` } }), startMs),
+  );
+  expect(reads.flat().length).toBeGreaterThanOrEqual(3);
+  expect(reads.flat().length).toBeLessThanOrEqual(4);
 });
 
 test('watching costs microseconds', () => {

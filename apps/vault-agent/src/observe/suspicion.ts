@@ -55,11 +55,18 @@ interface Watched extends Familiar {
   lastAddress: string;
 }
 
+const ruleOf = {
+  MANY_DENIALS: 'manyDenials',
+  BULK_READING: 'bulkReading',
+  NEW_NETWORK: 'newNetwork',
+  UNUSUAL_HOUR: 'unusualHour',
+} as const satisfies Record<SuspicionKind, keyof SuspicionRules>;
+
 const dayMs = 86_400_000;
 const hourMs = 3_600_000;
 
 export class SuspicionWatch {
-  readonly #rules: SuspicionRules;
+  #rules: SuspicionRules;
   readonly #networkOf: (address: string) => string;
   readonly #watched = new Map<string, Watched>();
 
@@ -68,7 +75,23 @@ export class SuspicionWatch {
     this.#networkOf = networkOf;
   }
 
-  /** What this fact makes suspicious; the same of the same identity once in its window. */
+  /** Other rules from now on. What was counted and learned stays, and a response that is new is given at once. */
+  set rules(rules: SuspicionRules) {
+    const before = this.#rules;
+    this.#rules = rules;
+    const changed = (Object.keys(ruleOf) as SuspicionKind[]).filter(
+      (kind) => before[ruleOf[kind]].response !== rules[ruleOf[kind]].response,
+    );
+    if (changed.length === 0) return;
+    for (const { toldAtMs } of this.#watched.values()) {
+      for (const kind of changed) delete toldAtMs[kind];
+    }
+  }
+
+  /**
+   * What this fact makes suspicious; the same of the same identity once in its window. After a lock it is
+   * counted anew, so that a lock that ended or was taken away is not back with the next denial.
+   */
   observe(fact: AuditFact, nowMs: number): Suspicion[] {
     const { identity } = fact;
     // The agent's own duties are what it was told to do; who has no name has no habits.
@@ -80,6 +103,7 @@ export class SuspicionWatch {
       const toldAtMs = watched.toldAtMs[kind];
       if (response === 'off' || (toldAtMs !== undefined && nowMs - toldAtMs < windowMs)) return;
       watched.toldAtMs[kind] = nowMs;
+      if (response !== 'notice') countAnew(watched, kind);
       found.push({ kind, identity, count, response });
     };
     const { manyDenials, bulkReading, newNetwork, unusualHour } = this.#rules;
@@ -180,6 +204,14 @@ export class SuspicionWatch {
   }
 }
 
+function countAnew(watched: Watched, kind: SuspicionKind): void {
+  if (kind === 'MANY_DENIALS') watched.denialsAtMs = [];
+  else if (kind === 'BULK_READING') watched.reading = undefined;
+  else return;
+  // However long the window is, who goes on after the lock is locked again.
+  delete watched.toldAtMs[kind];
+}
+
 /** Denials within the window, this one included. */
 function noteDenial(
   watched: Watched,
@@ -187,7 +219,8 @@ function noteDenial(
   nowMs: number,
 ): number {
   watched.denialsAtMs.push(nowMs);
-  if (watched.denialsAtMs.length > count) watched.denialsAtMs.shift();
+  if (watched.denialsAtMs.length > count)
+    watched.denialsAtMs.splice(0, watched.denialsAtMs.length - count);
   return watched.denialsAtMs.filter((atMs) => nowMs - atMs < withinMs).length;
 }
 

@@ -44,6 +44,7 @@ const signer = await signerOf(organizationId);
 
 let configured: AgentConfiguration = {};
 let digests: string[] = [];
+let unknownDestinations: number[] = [];
 let anchored: AnchoredSet | undefined;
 let isStoreAway: boolean;
 let folder: string;
@@ -57,6 +58,7 @@ beforeEach(() => {
   told = [];
   configured = {};
   digests = [];
+  unknownDestinations = [];
   anchored = undefined;
   isStoreAway = false;
 });
@@ -75,7 +77,10 @@ const open = () =>
     },
     configure: (given) => {
       configured = given;
-      return JSON.stringify(given);
+      return {
+        digest: JSON.stringify(given),
+        unknownDestinations: given.auditForwarding ?? [],
+      };
     },
     trust: () => ({ root: authority.root, trustDomain: testTrustDomain, organizationId }),
     now: () => nowMs,
@@ -84,6 +89,7 @@ const open = () =>
       if (kind.$case !== 'policySetReported') return;
       const { outcome, problem, policySet, configurationDigest } = kind.value;
       digests.push(configurationDigest);
+      unknownDestinations.push(kind.value.unknownDestinations);
       told.push({ outcome, problem, version: policySet?.version ?? 0 });
     },
     log,
@@ -187,13 +193,24 @@ test('a set that was put back, or taken away, is noticed, told, and decides noth
 
 test('the configuration of a set is taken over with it, wholly or not at all, also after a restart', async () => {
   const held = await open();
-  const configuration = { secretMaxVersions: 5, tokenTtlSeconds: 3_600 };
+  const configuration = {
+    secretMaxVersions: 5,
+    tokenTtlSeconds: 3_600,
+    suspiciousActivity: { bulkReading: { secrets: 20, response: 'lock_agent' as const } },
+    auditForwarding: ['siem', 'archive'],
+  };
   expect(await held.receive(arrived(5, { configuration }))).toEqual({ outcome: 'active' });
   expect(configured).toEqual(configuration);
   for (const wrong of [
     { secretMaxVersions: 500 },
     { secretMaxVersions: 5, tokenTtlSeconds: 1 },
     { secretMaxVersions: 5, openTheDoor: true },
+    { suspiciousActivity: { manyDenials: { response: 'off' } } },
+    { suspiciousActivity: { newNetwork: { response: 'notice', network: '10.0.0.0/8' } } },
+    { suspiciousActivity: { lockSeconds: 1 } },
+    { auditForwarding: ['https://attacker.example.com'] },
+    { auditForwarding: ['siem', 'siem'] },
+    { auditForwarding: [{ type: 'http', url: 'https://attacker.example.com' }] },
   ]) {
     expect(await held.receive(arrived(6, { configuration: wrong as never }))).toEqual({
       outcome: 'rejected',
@@ -201,7 +218,9 @@ test('the configuration of a set is taken over with it, wholly or not at all, al
     });
   }
   expect(configured).toEqual(configuration);
-  expect(digests).toEqual(Array(4).fill(JSON.stringify(configuration)));
+  expect(digests).toEqual(Array(10).fill(JSON.stringify(configuration)));
+  // How many receivers of the audit are not known here is told with it.
+  expect(unknownDestinations).toEqual(Array(10).fill(2));
   configured = {};
   await open();
   expect(configured).toEqual(configuration);

@@ -23,6 +23,7 @@ import {
   type PolicyTrust,
 } from './policy-set-check.ts';
 import { type Pointer, PolicySetFiles, type SignedSet } from './policy-set-files.ts';
+import type { EffectiveConfiguration } from './rolled-out-configuration.ts';
 
 export interface HeldPoliciesOptions {
   folder: string;
@@ -34,9 +35,11 @@ export interface HeldPoliciesOptions {
   monotonicMs?: () => number;
   /**
    * Takes over what the set says of the agent's configuration, all of it at once; it was checked before.
-   * @returns SHA-256 of what holds then
+   * @returns what is told of what holds then
    */
-  configure?: (configuration: AgentConfiguration) => string;
+  configure?: (
+    configuration: AgentConfiguration,
+  ) => Pick<EffectiveConfiguration, 'digest' | 'unknownDestinations'>;
   /** Kept for the control plane until its receipt. */
   record: (kind: EventKind) => void;
   log: Pick<Logger, 'info' | 'warn' | 'error'>;
@@ -73,7 +76,7 @@ export class HeldPolicies {
   #heardMonotonicMs = 0;
   #heardWrittenAtMs = 0;
   #isStale = false;
-  #configurationDigest = '';
+  #configured: { digest: string; unknownDestinations: number } | undefined;
   /** Sets are taken one after the other. */
   #taking: Promise<unknown> = Promise.resolve();
 
@@ -260,7 +263,11 @@ export class HeldPolicies {
   }
 
   #configure(): void {
-    this.#configurationDigest = this.#options.configure?.(this.#active?.configuration ?? {}) ?? '';
+    const effective = this.#options.configure?.(this.#active?.configuration ?? {});
+    this.#configured = effective && {
+      digest: effective.digest,
+      unknownDestinations: effective.unknownDestinations.length,
+    };
   }
 
   #noteHeard(atMs: number): void {
@@ -292,7 +299,8 @@ export class HeldPolicies {
         policySet: { version: number, digest },
         outcome,
         problem,
-        configurationDigest: this.#configurationDigest,
+        configurationDigest: this.#configured?.digest ?? '',
+        unknownDestinations: this.#configured?.unknownDestinations ?? 0,
       },
     });
   }

@@ -7,7 +7,7 @@ import { isEmpty } from './empty-set.ts';
 import type { HeldPolicies } from './held-policies.ts';
 import type { Overrides } from './overrides.ts';
 import type { PolicyDecider } from './policy-decider.ts';
-import type { EffectiveConfiguration } from './rolled-out-configuration.ts';
+import { type EffectiveConfiguration, settingsShown } from './rolled-out-configuration.ts';
 
 export interface PolicyViewParts {
   /** Undefined where the agent has no part in policies. */
@@ -29,6 +29,7 @@ export class PolicyView {
     const { held, overrides, decider, clock } = this.#parts;
     const active = held?.active;
     const override = overrides.active;
+    const configuration = this.#parts.configuration?.();
     const isRefusing = active?.compiled.refusal !== undefined;
     return {
       set:
@@ -62,7 +63,14 @@ export class PolicyView {
               from: new Date(override.fromMs).toISOString(),
               until: new Date(override.untilMs).toISOString(),
             },
-      configuration: this.#parts.configuration?.() ?? null,
+      configuration:
+        configuration === undefined
+          ? null
+          : {
+              settings: settingsShown(configuration),
+              unknownDestinations: [...configuration.unknownDestinations],
+              digest: configuration.digest,
+            },
       clockTrusted: clock.read().trusted,
       decisions: { ...decider.totals },
     };

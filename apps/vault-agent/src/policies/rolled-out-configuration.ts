@@ -7,7 +7,12 @@ import { createHash } from 'node:crypto';
 import { rotationLimits } from '@keystead/contracts/agent-api/rotation-limits';
 import { secretLimits } from '@keystead/contracts/agent-api/secret-limits';
 import type { AgentConfiguration } from '@keystead/contracts/policy-set-content';
+import {
+  type DeclaredDestination,
+  declaredDestinations,
+} from '../audit/forwarding/declared-destinations.ts';
 import type { LoadedConfiguration } from '../configuration.ts';
+import { effectiveSuspicion, type SuspicionSettings } from './rolled-out-suspicion.ts';
 
 export const settingNames = [
   'requestsPerSecondPerIdentity',
@@ -18,24 +23,31 @@ export const settingNames = [
 ] as const satisfies readonly (keyof AgentConfiguration)[];
 export type SettingName = (typeof settingNames)[number];
 
-export interface Setting {
+export interface Setting<Value = number | null> {
   /** null: nothing is limited or set. */
-  value: number | null;
+  value: Value;
   /** Whose word it is. */
   source: 'set' | 'file' | 'default';
 }
 
 export interface EffectiveConfiguration {
   settings: Readonly<Record<SettingName, Setting>>;
-  /** SHA-256 of the settings, in hexadecimal. */
+  suspicion: SuspicionSettings;
+  /** Receivers of the audit that vault.yaml names, with whether they are on. */
+  forwarding: Readonly<Record<string, Setting<boolean>>>;
+  /** Receivers that the set names and vault.yaml does not: nothing is sent there. */
+  unknownDestinations: readonly string[];
+  /** SHA-256 of what holds, in hexadecimal. */
   digest: string;
 }
 
 type Local = Pick<LoadedConfiguration, 'configuration' | 'written'>;
 
+/** @param declared the receivers of the audit that can be turned on, where they are not the file's */
 export function effectiveConfiguration(
   { configuration, written }: Local,
   fromSet: AgentConfiguration,
+  declared: readonly DeclaredDestination[] = declaredDestinations(configuration.audit),
 ): EffectiveConfiguration {
   const local = (path: string, value: number): Setting => ({
     value,
@@ -54,7 +66,50 @@ export function effectiveConfiguration(
   const settings = Object.fromEntries(
     settingNames.map((name) => [name, settled(name, filed[name], fromSet[name])]),
   ) as Record<SettingName, Setting>;
-  return { settings, digest: digestOf(settings) };
+  const wanted = fromSet.auditForwarding ?? [];
+  const names = declared.map(({ name }) => name);
+  const effective = {
+    settings,
+    suspicion: effectiveSuspicion({ configuration, written }, fromSet.suspiciousActivity),
+    forwarding: Object.fromEntries(
+      declared.map(({ name, isOn }): [string, Setting<boolean>] => [
+        name,
+        !isOn && wanted.includes(name)
+          ? { value: true, source: 'set' }
+          : { value: isOn, source: 'file' },
+      ]),
+    ),
+  };
+  return {
+    ...effective,
+    unknownDestinations: wanted.filter((name) => !names.includes(name)),
+    digest: digestOf(settingsShown(effective)),
+  };
+}
+
+/** What vault.yaml itself settles, whatever a set says. */
+export function settledByFile(effective: EffectiveConfiguration): string[] {
+  return Object.entries(settingsShown(effective))
+    .filter(([, { value, source }]) => source === 'file' && value !== false)
+    .map(([name]) => name);
+}
+
+/** All of them under one name each, for people to see. */
+export function settingsShown({
+  settings,
+  suspicion,
+  forwarding,
+}: Pick<EffectiveConfiguration, 'settings' | 'suspicion' | 'forwarding'>): Record<
+  string,
+  Setting<number | string | boolean | null>
+> {
+  const under = <Value>(prefix: string, shown: Readonly<Record<string, Setting<Value>>>) =>
+    Object.fromEntries(Object.entries(shown).map(([name, each]) => [`${prefix}.${name}`, each]));
+  return {
+    ...settings,
+    ...under<number | string>('suspiciousActivity', { ...suspicion }),
+    ...under('auditForwarding', forwarding),
+  };
 }
 
 function settled(name: SettingName, filed: Setting, said: number | undefined): Setting {
@@ -80,7 +135,9 @@ export function problemOfConfiguration(configuration: AgentConfiguration): strin
   return undefined;
 }
 
-function digestOf(settings: Record<SettingName, Setting>): string {
-  const values = settingNames.map((name) => [name, settings[name].value]);
+function digestOf(shown: ReturnType<typeof settingsShown>): string {
+  const values = Object.entries(shown)
+    .map(([name, { value }]) => [name, value] as const)
+    .sort(([one], [other]) => (one < other ? -1 : 1));
   return createHash('sha256').update(JSON.stringify(values)).digest('hex');
 }

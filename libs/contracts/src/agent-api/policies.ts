@@ -45,11 +45,13 @@ export const heldPolicies = z.object({
       settings: z.record(
         z.string(),
         z.object({
-          value: z.number().nullable(),
+          value: z.union([z.number(), z.string(), z.boolean()]).nullable(),
           /** `file`: vault.yaml says it, which goes before the set. */
           source: z.enum(['set', 'file', 'default']),
         }),
       ),
+      /** Receivers of the audit that the set turns on and vault.yaml does not name: nothing is sent there. */
+      unknownDestinations: z.array(z.string()),
       /** SHA-256 of the settings, in hexadecimal. */
       digest: z.string(),
     })

@@ -6,6 +6,7 @@ import { closedFiles } from '../audit-files.ts';
 import { fact, freshLogFile, openTrail, readLog } from '../audit-log.fixture.ts';
 import type { AuditTrail } from '../audit-trail.ts';
 import { AuditForwarder } from './audit-forwarder.ts';
+import { AuditForwarding } from './audit-forwarding.ts';
 import type { Destination } from './destination.ts';
 import { forwardingLimits } from './forwarding-limits.ts';
 import { type Receiver, receivers } from './receivers.fixture.ts';
@@ -171,6 +172,46 @@ test('a position of another chain is none: after a log was replaced all of the n
   cleanUp.push(() => last.stop());
   await record(last, 30, 2);
   await until(() => holdsAll(receiver, logFile));
+});
+
+test('what is turned on while it runs gets what is kept, goes on where it was after it was off, and nobody else gets anything', async () => {
+  const make = receivers['a file'] as () => Promise<Receiver>;
+  const [on, siem, never] = await Promise.all([make(), make(), make()]);
+  const { logFile, trail } = await begin();
+  const destinations = [
+    { name: 'on', receiver: on },
+    { name: 'siem', receiver: siem },
+    { name: 'never', receiver: never },
+  ].map(({ name, receiver }) => ({
+    name,
+    isOn: name === 'on',
+    source: 'agent' as const,
+    logFile,
+    positionFile: `${logFile}.forward-${name}.json`,
+    open: receiver.destination,
+  }));
+  const forwarding = new AuditForwarding(destinations, pino({ level: 'silent' }), 20);
+  cleanUp.push(() => forwarding.stop());
+  forwarding.start();
+  await record(trail, 0, 20);
+  await until(() => holdsAll(on, logFile));
+  expect(siem.lines()).toEqual([]);
+  forwarding.turnOn(['siem', 'elsewhere'], ['elsewhere']);
+  await until(() => holdsAll(siem, logFile));
+  forwarding.turnOn([], []);
+  await until(() => forwarding.forwarders.length === 1);
+  const before = siem.lines().length;
+  await record(trail, 20, 20);
+  await until(() => holdsAll(on, logFile));
+  expect(siem.lines()).toHaveLength(before);
+  // Off and on again at once, and what is on already stays as it is.
+  forwarding.turnOn(['siem', 'on'], []);
+  forwarding.turnOn([], []);
+  forwarding.turnOn(['siem'], []);
+  await until(() => holdsAll(siem, logFile));
+  await forwarding.stop();
+  for (const receiver of [on, siem]) expect(receiver.lines()).toEqual(logged(logFile));
+  expect(never.lines()).toEqual([]);
 });
 
 test('a message names what happened in its header, and holds the line as it was logged', () => {
