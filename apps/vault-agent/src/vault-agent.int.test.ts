@@ -20,6 +20,7 @@ import {
 import { TestAuthority } from '@keystead/agent-protocol/test-authority.fixture';
 import { newUuid } from '@keystead/contracts/ids';
 import { afterEach, beforeEach, expect, test } from 'vitest';
+import { command, TestAgent } from './agent-process.fixture.ts';
 import { ControlPlane } from './control-plane.fixture.ts';
 
 let plane: ControlPlane;
@@ -416,6 +417,82 @@ test('a set that arrives in many parts decides after a restart too, and one of a
   await plane.until(() => plane.count('hello') > hellos);
   const hello = plane.heard.findLast(({ kind }) => kind === 'hello')?.message.payload?.content;
   expect(hello?.$case === 'hello' && hello.value.policySet).toEqual(set.policySet);
+});
+
+test('a set turns on a receiver that the owner named and locks the agent of who is denied too often, and its successor ends it', {
+  timeout: 60_000,
+}, async () => {
+  await enroll();
+  const siem = join(folder, 'siem.jsonl');
+  const agent = await TestAgent.initialize(folder);
+  agent.configure((yaml) =>
+    yaml.replace(
+      'forward_to_syslog: false',
+      'forward: [{ type: file, path: siem.jsonl, name: siem, enabled: false }]',
+    ),
+  );
+  await agent.run();
+  try {
+    await plane.until(() => plane.count('heartbeat') >= 1);
+    const reader = await agent.keyFor(['reader']);
+    const denied = () =>
+      agent.send('POST', '/v1/namespaces', { key: reader, body: { name: 'payments' } });
+    for (let number = 0; number < 2; number += 1) expect((await denied()).status).toBe(403);
+    const before = (await agent.send('GET', '/v1/policy')).body.configuration;
+    expect(before.settings).toMatchObject({
+      'suspiciousActivity.manyDenials.response': { value: 'notice', source: 'default' },
+      'auditForwarding.siem': { value: false, source: 'file' },
+    });
+    const assign = async (number: number, configuration: object, predecessor = '') => {
+      const value = await plane.signedSet(plane.organizationId, number, {
+        configuration,
+        predecessor,
+      });
+      await plane.command(number, { $case: 'assignPolicySet', value });
+      await plane.until(() => plane.count('policySetReported') === number);
+      return value;
+    };
+    const first = await assign(1, {
+      auditForwarding: ['siem', 'elsewhere'],
+      suspiciousActivity: { manyDenials: { count: 3, response: 'lock_agent' } },
+    });
+    const report = plane.heard.findLast(({ kind }) => kind === 'policySetReported');
+    const content = report?.message.payload?.content;
+    expect(content?.$case === 'event' && content.value.kind?.value).toMatchObject({
+      outcome: PolicySetOutcome.ACTIVE,
+      unknownDestinations: 1,
+    });
+    const during = (await agent.send('GET', '/v1/policy')).body.configuration;
+    expect(during).toMatchObject({
+      settings: {
+        'suspiciousActivity.manyDenials.count': { value: 3, source: 'set' },
+        'suspiciousActivity.manyDenials.response': { value: 'lock_agent', source: 'set' },
+        'auditForwarding.siem': { value: true, source: 'set' },
+      },
+      unknownDestinations: ['elsewhere'],
+    });
+    // The two before the set count.
+    await denied();
+    expect((await agent.send('GET', '/v1/namespaces')).status).toBe(403);
+    const audit = () => readFileSync(join(folder, 'audit.log'));
+    await agent.until(() => existsSync(siem) && readFileSync(siem).equals(audit()));
+    const receivers = async () => {
+      const { text } = await agent.send('GET', '/metrics');
+      return text.split('\n').filter((line) => line.startsWith('vault_audit_forward_paused{'));
+    };
+    expect(await receivers()).toHaveLength(2);
+    const unlocked = await command(['unlock', '--config', agent.configuration]);
+    expect(unlocked).toMatchObject({ code: 0, output: '1 unlocked.\n' });
+    await agent.until(async () => (await agent.send('GET', '/v1/namespaces')).status === 200);
+    await assign(2, {}, first.policySet?.digest);
+    const after = (await agent.send('GET', '/v1/policy')).body.configuration;
+    expect(after).toEqual(before);
+    expect(await receivers()).toEqual([]);
+    for (let number = 0; number < 4; number += 1) expect((await denied()).status).toBe(403);
+    expect((await agent.send('GET', '/v1/namespaces')).status).toBe(200);
+  } finally {
+    await agent.stop();
+  }
 });
 
 test('a changed configuration is told by section at the next start', {
