@@ -140,6 +140,10 @@ export const limits = {
   replayDifferencesShown: 50,
   rolloutStagesMax: 20,
   rolloutVaultsNamed: 200,
+  // A set is sent anew every 30 s; an agent that compiles a large one takes a minute at most.
+  rolloutAnswerMinSeconds: 60,
+  rolloutAnswerDefaultSeconds: 900,
+  rolloutAnswerMaxSeconds: 7 * 24 * 3_600,
   policySetTargetTagsMax: 32,
   // What one answer or one bus message carries of a set.
   policySetPartBytes: 512 * 1024,

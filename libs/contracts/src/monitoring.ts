@@ -121,6 +121,7 @@ const reasonWords: Record<string, string> = {
   halted_rejections: 'a rollout halted because agents reject the set',
   halted_errors: 'a rollout halted because evaluations fail',
   halted_denials: 'a rollout halted because too much is newly denied',
+  halted_unanswered: 'a rollout halted because agents that are heard do not answer',
   halted_replay: 'a rollout halted because a replay found too much newly denied',
   policy_alert: 'a policy asks that people are told',
 };

@@ -833,6 +833,18 @@ export const rolloutHalt = z.strictObject({
    * one that runs halts. It needs such a replay.
    */
   stopAboveNewDenials: replayThreshold.nullable().default(null),
+  /**
+   * How long an agent that is heard may leave the set unanswered, counted from the begin of the stage,
+   * from when it was told, or from when it came back, whatever is last; null: for ever. Halted for that,
+   * it goes on by itself when they answer, and without them when somebody resumes it.
+   */
+  answerWithinSeconds: z
+    .number()
+    .int()
+    .min(limits.rolloutAnswerMinSeconds)
+    .max(limits.rolloutAnswerMaxSeconds)
+    .nullable()
+    .default(limits.rolloutAnswerDefaultSeconds),
 });
 export type RolloutHalt = z.infer<typeof rolloutHalt>;
 
@@ -927,6 +939,7 @@ export const createRollout = operation('policy', 'rollouts.create', {
       evaluationErrors: 1,
       newDenials: null,
       stopAboveNewDenials: null,
+      answerWithinSeconds: limits.rolloutAnswerDefaultSeconds,
     }),
   }),
   output: rollout,

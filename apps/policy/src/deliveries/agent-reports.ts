@@ -90,7 +90,9 @@ async function record(transaction: Transaction, { organizationId, payload }: Row
     case 'damaged':
     case 'rolled_back': {
       await transaction.$executeRaw`
-        update policy.agent_policy set state = 'drifted', updated_at = clock_timestamp()
+        update policy.agent_policy set state = 'drifted', updated_at = clock_timestamp(),
+          waiting_since = case when state in ('delivered', 'drifted') then waiting_since
+            else clock_timestamp() end
         where organization_id = ${organizationId}::uuid and agent_id = ${agentId}::uuid
           and number = ${number}`;
       const reason = outcome === 'damaged' ? 'drifted' : outcome;

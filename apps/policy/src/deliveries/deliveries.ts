@@ -257,10 +257,11 @@ async function write(transaction: Transaction, changes: readonly Change[]): Prom
   );
   await transaction.$executeRaw`
     insert into policy.agent_policy as t (organization_id, agent_id, vault_id, state, number,
-      held_number, held_digest, command_number, delivered_at, active_at, updated_at)
+      held_number, held_digest, command_number, delivered_at, active_at, waiting_since, updated_at)
     select k.organization_id, k.agent_id, k.vault_id, k.state, k.number, k.held_number,
       k.held_digest, k.sent::int, case when k.sent then clock_timestamp() end,
-      case when k.state = 'active' then clock_timestamp() end, clock_timestamp()
+      case when k.state = 'active' then clock_timestamp() end,
+      case when k.state in ('delivered', 'drifted') then clock_timestamp() end, clock_timestamp()
     from unnest(
       ${ordered.map(({ row }) => row.organization_id)}::uuid[],
       ${ordered.map(({ row }) => row.agent_id)}::uuid[],
@@ -280,6 +281,9 @@ async function write(transaction: Transaction, changes: readonly Change[]): Prom
       delivered_at = coalesce(excluded.delivered_at, t.delivered_at),
       active_at = case when t.state = 'active' and t.number = excluded.number then t.active_at
         else excluded.active_at end,
+      waiting_since = case when t.state in ('delivered', 'drifted') and t.number = excluded.number
+        and excluded.state in ('delivered', 'drifted') then t.waiting_since
+        else excluded.waiting_since end,
       reason = case when excluded.state = 'rejected' then t.reason end,
       allowed = case when t.number = excluded.number then t.allowed else 0 end,
       denied = case when t.number = excluded.number then t.denied else 0 end,

@@ -8,7 +8,13 @@ const rollout = (changes: Partial<RolloutFacts> = {}): RolloutFacts => ({
     { vaults: { kind: 'percent', percent: 1 }, watchSeconds: 60, afterwards: 'continue' },
     { vaults: { kind: 'all' }, watchSeconds: 0, afterwards: 'continue' },
   ],
-  halt: { rejectedAgents: 1, evaluationErrors: 5, newDenials: 100, stopAboveNewDenials: null },
+  halt: {
+    rejectedAgents: 1,
+    evaluationErrors: 5,
+    newDenials: 100,
+    stopAboveNewDenials: null,
+    answerWithinSeconds: 900,
+  },
   forgiven: { rejected: 0, errors: 0, newlyDenied: 0, replayedDenials: 0 },
   stageStartedAtMs: 0,
   ...changes,
@@ -17,6 +23,8 @@ const progress = (changes: Partial<Progress> = {}): Progress => ({
   agents: 2,
   active: 2,
   waiting: 0,
+  unanswered: 0,
+  skipped: 0,
   rejected: 0,
   errors: 0,
   newlyDenied: 0,
@@ -47,7 +55,7 @@ test('it halts at once on rejections, failing evaluations and new denials', () =
   expect(halted({ newlyDenied: 100 })).toEqual({ do: 'halt', reason: 'halted_denials' });
   expect(halted({ errors: 4, newlyDenied: 99 })).toEqual({ do: 'nothing' });
   const unlimited = rollout({
-    halt: { rejectedAgents: 1, evaluationErrors: 5, newDenials: null, stopAboveNewDenials: null },
+    halt: { ...rollout().halt, newDenials: null },
   });
   expect(nextStep(unlimited, progress({ newlyDenied: 1e9 }), 0)).toEqual({ do: 'nothing' });
 });
@@ -96,6 +104,19 @@ test('what went away is no longer forgiven: the next one counts', () => {
     ...none,
     errors: 3,
   });
+});
+
+test('agents that are heard and do not answer in time halt it, after everything that is worse', () => {
+  const silent = progress({ active: 1, waiting: 1, unanswered: 1 });
+  expect(nextStep(rollout(), silent, 0)).toEqual({ do: 'halt', reason: 'halted_unanswered' });
+  expect(nextStep(rollout(), { ...silent, rejected: 1 }, 0)).toEqual({
+    do: 'halt',
+    reason: 'halted_rejections',
+  });
+  expect(nextStep(rollout(), { ...silent, unanswered: 0 }, 60_000)).toEqual({ do: 'nothing' });
+  // Somebody said that it goes on without them.
+  const without = progress({ active: 0, waiting: 0, skipped: 2 });
+  expect(nextStep(rollout(), without, 60_000)).toEqual({ do: 'advance' });
 });
 
 test('a stage that waits for somebody pauses', () => {

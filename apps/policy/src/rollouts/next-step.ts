@@ -28,11 +28,20 @@ export interface Progress extends Troubles {
   active: number;
   /** Heard now, and not yet deciding by the set; those that are away converge when they return. */
   waiting: number;
+  /** Of those, how many have been for longer than they may. */
+  unanswered: number;
+  /** Not waited for: somebody said that it goes on without them. */
+  skipped: number;
   /** Of the decisions that the replay could evaluate, from 0 to 1. */
   replayedShare: number;
 }
 
-export type HaltReason = 'halted_rejections' | 'halted_errors' | 'halted_denials' | 'halted_replay';
+export type HaltReason =
+  | 'halted_rejections'
+  | 'halted_errors'
+  | 'halted_denials'
+  | 'halted_replay'
+  | 'halted_unanswered';
 
 export type RolloutStep =
   | { do: 'nothing' }
@@ -81,7 +90,10 @@ export function nextStep(rollout: RolloutFacts, progress: Progress, nowMs: numbe
   }
   const current = stages[stage];
   if (current === undefined) return { do: 'complete' };
-  const hasAnswered = progress.agents === 0 || progress.active > 0 || forgiven.rejected > 0;
+  // It waits for them anyway: people hear of it, and may say that it goes on without them.
+  if (progress.unanswered > 0) return { do: 'halt', reason: 'halted_unanswered' };
+  const { agents, active, skipped } = progress;
+  const hasAnswered = agents === 0 || active > 0 || skipped > 0 || forgiven.rejected > 0;
   const isSettled = progress.waiting === 0 && hasAnswered;
   const isWatched = nowMs - rollout.stageStartedAtMs >= current.watchSeconds * 1_000;
   if (!isSettled || !isWatched) return { do: 'nothing' };

@@ -3,6 +3,7 @@ import { etagOf } from '@keystead/access/precondition';
 import type { TenantCtx } from '@keystead/contracts/context';
 import { notFound } from '@keystead/contracts/errors';
 import { toId, toUuid } from '@keystead/contracts/ids';
+import { limits } from '@keystead/contracts/limits';
 import type { Output } from '@keystead/contracts/operation';
 import {
   type getRollout,
@@ -11,6 +12,7 @@ import {
   rolloutHalt,
 } from '@keystead/contracts/policy';
 import type { Transaction } from '@keystead/database/database';
+import { enqueueMany } from '@keystead/database/outbox';
 import { assignNumber, lockVaults } from '../assignments/assignment-rows.ts';
 import { newestReplayOf } from '../replays/replay-rows.ts';
 import type { Progress, Troubles } from './next-step.ts';
@@ -83,6 +85,8 @@ export interface StateCounts extends Progress {
   delivered: number;
   drifted: number;
   replay: PolicyReplaySummary | null;
+  /** Of those that are unanswered, who has been waited for longest; or all, where they are asked for. */
+  silent: { vaultId: string; agentId: string }[];
 }
 
 const none: StateCounts = {
@@ -93,11 +97,14 @@ const none: StateCounts = {
   rejected: 0,
   drifted: 0,
   waiting: 0,
+  unanswered: 0,
+  skipped: 0,
   errors: 0,
   newlyDenied: 0,
   replayedDenials: 0,
   replayedShare: 0,
   replay: null,
+  silent: [],
 };
 
 /**
@@ -107,6 +114,7 @@ const none: StateCounts = {
 export async function countAgents(
   transaction: Transaction,
   rollouts: readonly Pick<RolloutRow, 'organizationId' | 'id' | 'halt'>[],
+  silentMax = 1,
 ): Promise<Map<string, StateCounts>> {
   if (rollouts.length === 0) return new Map();
   const rows = await transaction.$queryRaw<(StateCounts & { id: string })[]>`
@@ -116,8 +124,12 @@ export async function countAgents(
       count(*) filter (where s.state = 'active')::int as active,
       count(*) filter (where s.state = 'rejected')::int as rejected,
       count(*) filter (where s.state = 'drifted')::int as drifted,
-      count(*) filter (where s.state not in ('active', 'rejected')
-        and l.status in ('online', 'late'))::int as waiting,
+      count(*) filter (where w.waits)::int as waiting,
+      count(*) filter (where w.waits and w.since < o.before)::int as unanswered,
+      count(*) filter (where g.agent_id is not null)::int as skipped,
+      coalesce(array_to_json((array_agg(json_build_object('vaultId', a.vault_id, 'agentId', a.id)
+        order by w.since, a.id) filter (where w.waits and w.since < o.before)
+        )[1:${silentMax}::int]), '[]') as silent,
       least(coalesce(sum(s.errors), 0), ${Number.MAX_SAFE_INTEGER})::float8 as errors,
       least(coalesce(sum(s.newly_denied), 0), ${Number.MAX_SAFE_INTEGER})::float8 as "newlyDenied"
     from policy.rollout r
@@ -132,9 +144,21 @@ export async function countAgents(
       on l.organization_id = a.organization_id and l.agent_id = a.id
     left join policy.agent_policy k
       on k.organization_id = a.organization_id and k.agent_id = a.id and k.number = r.number
+    left join policy.rollout_skipped_agent g
+      on g.organization_id = r.organization_id and g.rollout_id = r.id and g.agent_id = a.id
     cross join lateral (
       select coalesce(k.state, 'pending') as state, k.errors, k.newly_denied
     ) s
+    cross join lateral (
+      select s.state not in ('active', 'rejected') and l.status in ('online', 'late')
+          and g.agent_id is null as waits,
+        greatest(r.stage_started_at, l.status_since, k.waiting_since) as since
+    ) w
+    cross join lateral (
+      select clock_timestamp() - make_interval(secs => case when r.halt ? 'answerWithinSeconds'
+        then (r.halt->>'answerWithinSeconds')::float8
+        else ${limits.rolloutAnswerDefaultSeconds} end) as before
+    ) o
     where (r.organization_id, r.id) in (
       select * from unnest(
         ${rollouts.map(({ organizationId }) => organizationId)}::uuid[],
@@ -180,3 +204,16 @@ export function showRollout(row: RolloutRow, counts: StateCounts = none): ShownR
 }
 
 export const noCounts = none;
+
+/** A halted rollout is one no more: the alert about it is over. */
+export async function clearAlert(transaction: Transaction, row: RolloutRow): Promise<void> {
+  const { alert } = haltOf(row);
+  if (row.state !== 'halted' || alert === undefined) return;
+  const { vaultId, agentId, reason } = alert;
+  await enqueueMany(transaction, 'vault.reported', [
+    {
+      organizationId: row.organizationId,
+      payload: { vaultId, agentId, kind: 'policy.halted', reason, state: 'cleared' },
+    },
+  ]);
+}

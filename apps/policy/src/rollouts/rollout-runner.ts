@@ -11,6 +11,7 @@ import { Inject, Injectable } from '@nestjs/common';
 import { type HaltReason, nextStep, stillForgiven } from './next-step.ts';
 import {
   assignStage,
+  clearAlert,
   countAgents,
   haltOf,
   noCounts,
@@ -31,8 +32,8 @@ export class RolloutRunner {
   ) {}
 
   /**
-   * Looks at every rollout that runs, and at those that are paused: these go no further, and people are
-   * told of troubles all the same.
+   * Looks at every rollout that runs; at those that are paused: these go no further, and people are told
+   * of troubles all the same; and at those that agents have kept waiting for too long, until they answer.
    * @returns how many rollouts moved
    * @throws AggregateError when all were looked at: one that cannot be moved holds up no other
    */
@@ -44,7 +45,8 @@ export class RolloutRunner {
         'roll-out',
         (transaction) => transaction.$queryRaw<{ organization_id: string; id: string }[]>`
           select organization_id, id from policy.rollout
-          where state in ('running', 'paused')
+          where (state in ('running', 'paused')
+              or (state = 'halted' and reason = 'halted_unanswered'))
             and (organization_id, id) > (${last.organization_id}::uuid, ${last.id}::uuid)
           order by organization_id, id limit ${rolloutsPerQuery}`,
       );
@@ -69,7 +71,7 @@ export class RolloutRunner {
     const step = await this.database.withTenant({ organizationId }, (transaction) =>
       move(transaction, organizationId, id),
     );
-    if (step === 'halt') this.bus.nudge('vaultReports');
+    if (step === 'halt' || step === 'go on') this.bus.nudge('vaultReports');
     else if (step !== 'nothing') this.bus.nudge('policySets', organizationId);
     return step !== 'nothing';
   }
@@ -79,7 +81,7 @@ async function move(transaction: Transaction, organizationId: string, id: string
   const [locked] = await transaction.$queryRaw<{ now: Date }[]>`
     select clock_timestamp() as now from policy.rollout
     where organization_id = ${organizationId}::uuid and id = ${id}::uuid
-      and state in ('running', 'paused')
+      and (state in ('running', 'paused') or (state = 'halted' and reason = 'halted_unanswered'))
     for no key update skip locked`;
   if (!locked) return 'nothing';
   const row = await transaction.rollout.findUniqueOrThrow({
@@ -107,7 +109,17 @@ async function move(transaction: Transaction, organizationId: string, id: string
     counts,
     locked.now.getTime(),
   );
-  if (row.state === 'paused' && step.do !== 'halt') return 'nothing';
+  const isUnanswered = step.do === 'halt' && step.reason === 'halted_unanswered';
+  // Paused, it waits for nobody.
+  if (row.state === 'paused' && (step.do !== 'halt' || isUnanswered)) return 'nothing';
+  if (row.state === 'halted') {
+    if (isUnanswered) return 'nothing';
+    await clearAlert(transaction, row);
+    if (step.do !== 'halt') {
+      await update(transaction, row, { state: 'running', reason: null });
+      return 'go on';
+    }
+  }
   switch (step.do) {
     case 'nothing':
       break;
@@ -131,47 +143,55 @@ async function haltFor(
   transaction: Transaction,
   row: RolloutRow,
   reason: HaltReason,
-  { replay }: StateCounts,
+  counts: StateCounts,
 ): Promise<void> {
   const { organizationId } = row;
-  const replayId = replay === null ? null : toUuid('policyReplay', replay.id);
-  const [agent] =
-    reason === 'halted_replay'
-      ? await transaction.$queryRaw<{ vault_id: string; agent_id: string }[]>`
-    select vault_id, agent_id from policy.replay_agent
-    where organization_id = ${organizationId}::uuid and replay_id = ${replayId}::uuid
-    order by newly_denied desc, agent_id limit 1`
-      : await transaction.$queryRaw<{ vault_id: string; agent_id: string }[]>`
-    select k.vault_id, k.agent_id from policy.agent_policy k
-    join policy.rollout_vault v
-      on v.organization_id = k.organization_id and v.vault_id = k.vault_id
-      and v.rollout_id = ${row.id}::uuid and v.stage <= ${row.stage}
-    where k.organization_id = ${organizationId}::uuid and k.number = ${row.number}
-    order by case ${reason}::text when 'halted_errors' then k.errors
-        when 'halted_denials' then k.newly_denied
-        else case when k.state = 'rejected' then 1 else 0 end end desc, k.agent_id limit 1`;
+  const agent = await concerned(transaction, row, reason, counts);
   const halt = row.halt as Record<string, unknown>;
   await update(transaction, row, {
     state: 'halted',
     reason,
     halt: {
       ...halt,
-      ...(agent ? { alert: { vaultId: agent.vault_id, agentId: agent.agent_id, reason } } : {}),
+      ...(agent ? { alert: { ...agent, reason } } : {}),
     },
   });
   if (!agent) return;
   await enqueueMany(transaction, 'vault.reported', [
     {
       organizationId,
-      payload: {
-        vaultId: agent.vault_id,
-        agentId: agent.agent_id,
-        kind: 'policy.halted',
-        reason,
-        state: 'raised',
-      },
+      payload: { ...agent, kind: 'policy.halted', reason, state: 'raised' },
     },
   ]);
+}
+
+/** The agent that the alert names: the one with most of what it halts for. */
+async function concerned(
+  transaction: Transaction,
+  { organizationId, id, number, stage }: RolloutRow,
+  reason: HaltReason,
+  { replay, silent }: StateCounts,
+): Promise<{ vaultId: string; agentId: string } | undefined> {
+  if (reason === 'halted_unanswered') return silent[0];
+  if (reason === 'halted_replay') {
+    if (replay === null) return undefined;
+    const agent = await transaction.replayAgent.findFirst({
+      where: { organizationId, replayId: toUuid('policyReplay', replay.id) },
+      orderBy: [{ newlyDenied: 'desc' }, { agentId: 'asc' }],
+      select: { vaultId: true, agentId: true },
+    });
+    return agent ?? undefined;
+  }
+  const [agent] = await transaction.$queryRaw<{ vaultId: string; agentId: string }[]>`
+    select k.vault_id as "vaultId", k.agent_id as "agentId" from policy.agent_policy k
+    join policy.rollout_vault v
+      on v.organization_id = k.organization_id and v.vault_id = k.vault_id
+      and v.rollout_id = ${id}::uuid and v.stage <= ${stage}
+    where k.organization_id = ${organizationId}::uuid and k.number = ${number}
+    order by case ${reason}::text when 'halted_errors' then k.errors
+        when 'halted_denials' then k.newly_denied
+        else case when k.state = 'rejected' then 1 else 0 end end desc, k.agent_id limit 1`;
+  return agent;
 }
 
 function update(

@@ -63,6 +63,9 @@ const assigned = async (vaults: readonly TestVault[]) => {
   return rows.map(({ version }) => version);
 };
 
+const listed = (id: string) =>
+  given<typeof listRolloutAgents>({ params: { id }, query: listRolloutAgents.query.parse({}) });
+
 /** Every agent whose vault is assigned the number takes it. */
 async function converge(organization: Organization, { number, digest }: Signed) {
   const rows = await world.database.withTenant(
@@ -187,6 +190,80 @@ test('agents that reject halt it and people are told; resumed, it forgives what 
   expect((await told()).at(-1)).toBe('policy.halted cleared');
   await world.runner.run();
   expect(await show(organization, id)).toMatchObject({ state: 'running' });
+});
+
+test('an agent that is heard and never answers is told of once; it goes on when it answers, or without it', async () => {
+  const { organization, vaults, set, signed } = await fleet(3);
+  const { id } = await start(organization, set.id, {
+    stages: stages(percent(50), all),
+    halt: { answerWithinSeconds: 600 },
+  });
+  const { items } = await world.rollouts.agents(organization.ctx, listed(id));
+  const [first, silent] = items.filter(({ stage }) => stage === 0);
+  const told = async () =>
+    (
+      await world.database.withTenant(organization, (transaction) =>
+        transaction.outbox.findMany({ where: { topic: 'vault.reported' }, orderBy: { id: 'asc' } }),
+      )
+    ).map(({ payload }) => payload as Record<string, string>);
+  const converges = (agentId = '') =>
+    world.deliveries.deliver([
+      {
+        organizationId: organization.organizationId,
+        agentId: toUuid('agent', agentId),
+        held: signed,
+      },
+    ]);
+  const ago = (table: string, column: string, seconds: number) =>
+    world.database.withTenant(organization, (transaction) =>
+      transaction.$executeRawUnsafe(
+        `update ${table} set ${column} = clock_timestamp() - make_interval(secs => ${seconds})`,
+      ),
+    );
+  const looked = async () => {
+    await world.runner.run();
+    return show(organization, id);
+  };
+  await converges(first?.agentId);
+  await world.deliveries.deliver([
+    {
+      organizationId: organization.organizationId,
+      agentId: toUuid('agent', silent?.agentId ?? ''),
+      held: null,
+    },
+  ]);
+  await ago('policy.rollout', 'stage_started_at', 601);
+  // It came back, or was told, a moment ago.
+  expect((await looked()).state).toBe('running');
+  await ago('monitoring.agent_liveness', 'status_since', 601);
+  expect((await looked()).state).toBe('running');
+  await ago('policy.agent_policy', 'waiting_since', 599);
+  expect((await looked()).state).toBe('running');
+  await ago('policy.agent_policy', 'waiting_since', 601);
+  expect(await looked()).toMatchObject({ state: 'halted', reason: 'halted_unanswered' });
+  await looked();
+  const raised = {
+    agentId: toUuid('agent', silent?.agentId ?? ''),
+    vaultId: toUuid('vault', silent?.vaultId ?? ''),
+    ...{ kind: 'policy.halted', reason: 'halted_unanswered' },
+  };
+  expect(await told()).toEqual([{ ...raised, state: 'raised' }]);
+  await converges(silent?.agentId);
+  expect(await looked()).toMatchObject({ state: 'running', reason: null, stage: 0 });
+  expect((await told())[1]).toEqual({ ...raised, state: 'cleared' });
+  expect(await looked()).toMatchObject({ stage: 1 });
+  await ago('policy.rollout', 'stage_started_at', 601);
+  await act('pause', organization, id);
+  expect((await looked()).state).toBe('paused');
+  await act('resume', organization, id);
+  await ago('policy.rollout', 'stage_started_at', 601);
+  expect(await looked()).toMatchObject({ state: 'halted', agents: { active: 2, pending: 1 } });
+  await act('resume', organization, id);
+  expect((await told()).map(({ state }) => state)).toEqual([
+    ...['raised', 'cleared', 'raised', 'cleared'],
+  ]);
+  expect(await looked()).toMatchObject({ state: 'completed', agents: { active: 2, pending: 1 } });
+  expect(await assigned(vaults)).toHaveLength(3);
 });
 
 test('new denials above the threshold halt it', async () => {

@@ -21,7 +21,6 @@ import {
   stopRollout,
 } from '@keystead/contracts/policy';
 import { isUniqueViolation, type Transaction } from '@keystead/database/database';
-import { enqueueMany } from '@keystead/database/outbox';
 import { Bus } from '@keystead/messaging/bus';
 import { Inject, Injectable } from '@nestjs/common';
 import { assignNumber } from '../assignments/assignment-rows.ts';
@@ -35,12 +34,14 @@ import { requireBelow } from '../replays/replay-verdict.ts';
 import { OrganizationSigners, type Signer } from '../signing/organization-signers.ts';
 import {
   assignStage,
+  clearAlert,
   countAgents,
   findRollout,
   haltOf,
   lockRollout,
   noCounts,
   type RolloutRow,
+  type StateCounts,
   showRollout,
 } from './rollout-rows.ts';
 import { planStages } from './stage-plan.ts';
@@ -162,8 +163,9 @@ export class Rollouts {
 
   resume(ctx: TenantCtx, input: Input<Step>): Promise<Shown> {
     return this.#move(ctx, resumeRollout, input, ['paused', 'halted'], async (transaction, row) => {
-      const counts = (await countAgents(transaction, [row])).get(row.id) ?? noCounts;
+      const counts = (await countAgents(transaction, [row], everyAgent)).get(row.id) ?? noCounts;
       const { limits, saysDigest: says } = haltOf(row);
+      if (row.reason === 'halted_unanswered') await skip(transaction, row, counts.silent);
       const { rejected, errors, newlyDenied, replayedDenials } = counts;
       // Where a stage was done and waited for somebody, the next one begins.
       const waited = row.state === 'paused' && row.reason === waitsForSomebody;
@@ -306,10 +308,23 @@ export class Rollouts {
 }
 
 const underWay = ['running', 'paused', 'halted'];
+const everyAgent = 2_147_483_647;
 export const waitsForSomebody = 'the stage is done and waits for somebody to resume';
 
 async function shown(transaction: Transaction, row: RolloutRow): Promise<Shown> {
   return showRollout(row, (await countAgents(transaction, [row])).get(row.id) ?? noCounts);
+}
+
+/** Nobody waits for them any more; what they are told stays. */
+async function skip(
+  transaction: Transaction,
+  { organizationId, id }: RolloutRow,
+  silent: StateCounts['silent'],
+): Promise<void> {
+  await transaction.rolloutSkippedAgent.createMany({
+    data: silent.map(({ agentId }) => ({ organizationId, rolloutId: id, agentId })),
+    skipDuplicates: true,
+  });
 }
 
 function signedNumber(transaction: Transaction, organizationId: string, number: number) {
@@ -438,17 +453,4 @@ async function giveBack(
     await assignNumber(transaction, organizationId, ids, signed.number);
   }
   return emptied;
-}
-
-/** Somebody has taken care of a halted rollout: the alert about it is over. */
-async function clearAlert(transaction: Transaction, row: RolloutRow): Promise<void> {
-  const { alert } = haltOf(row);
-  if (row.state !== 'halted' || alert === undefined) return;
-  const { vaultId, agentId, reason } = alert;
-  await enqueueMany(transaction, 'vault.reported', [
-    {
-      organizationId: row.organizationId,
-      payload: { vaultId, agentId, kind: 'policy.halted', reason, state: 'cleared' },
-    },
-  ]);
 }
