@@ -490,6 +490,23 @@ test('a set turns on a receiver that the owner named and locks the agent of who 
     expect(await receivers()).toEqual([]);
     for (let number = 0; number < 4; number += 1) expect((await denied()).status).toBe(403);
     expect((await agent.send('GET', '/v1/namespaces')).status).toBe(200);
+    // The owner's word is taken over without a restart too.
+    agent.configure((yaml) =>
+      yaml.replace(
+        'log_level: "info"',
+        'log_level: "info"\n  suspicious_activity: { many_denials: { count: 4, response: lock_identity } }',
+      ),
+    );
+    agent.kill('SIGHUP');
+    const setting = 'suspiciousActivity.manyDenials.count';
+    await agent.until(async () => {
+      const { settings } = (await agent.send('GET', '/v1/policy')).body.configuration;
+      return settings[setting].value === 4 && settings[setting].source === 'file';
+    });
+    expect(agent.output).toContain('"needStart":[]');
+    await denied();
+    expect((await agent.send('GET', '/v1/namespaces', { key: reader })).status).toBe(403);
+    expect((await agent.send('GET', '/v1/namespaces')).status).toBe(200);
   } finally {
     await agent.stop();
   }

@@ -1,5 +1,6 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { policySetSettings } from '@keystead/contracts/policy';
 import { describe, expect, test } from 'vitest';
 import * as compiling from './compile.ts';
 import * as deciding from './decide.ts';
@@ -39,6 +40,13 @@ describe('docs/policies.md', () => {
     for (const set of sets) {
       expect(await compiling.compile(JSON.parse(set))).toMatchObject({ ok: true, warnings: [] });
     }
+  });
+
+  test('its settings are those of a set', () => {
+    const settings = blocks(policies, 'json settings');
+    expect(settings).toHaveLength(1);
+    for (const each of settings)
+      expect(() => policySetSettings.parse(JSON.parse(each))).not.toThrow();
   });
 
   test('what is said of its wrong policies is what is said', async () => {

@@ -126,7 +126,7 @@ test('a set turns on receivers that the file names, none off, and no others', ()
   const file = local(
     'audit: { syslog: { name: local }, forward: [{ type: file, path: a, name: on }, { type: file, path: b, name: siem, enabled: false }, { type: file, path: c, enabled: false }] }\n',
   );
-  const effective = effectiveConfiguration(file, { auditForwarding: ['siem', 'elsewhere'] });
+  const effective = effectiveConfiguration(file, { auditForwarding: ['siem', 'elsewhere', 'on'] });
   expect(effective.forwarding).toEqual({
     local: { value: false, source: 'file' },
     on: { value: true, source: 'file' },

@@ -208,7 +208,9 @@ test('what is turned on while it runs gets what is kept, goes on where it was af
   forwarding.turnOn(['siem', 'on'], []);
   forwarding.turnOn([], []);
   forwarding.turnOn(['siem'], []);
-  await until(() => holdsAll(siem, logFile));
+  await until(() => forwarding.forwarders.length === 2);
+  await record(trail, 40, 5);
+  await until(() => holdsAll(siem, logFile) && holdsAll(on, logFile));
   await forwarding.stop();
   for (const receiver of [on, siem]) expect(receiver.lines()).toEqual(logged(logFile));
   expect(never.lines()).toEqual([]);
