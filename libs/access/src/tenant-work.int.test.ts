@@ -52,6 +52,7 @@ function change(ctx: TenantCtx, idempotencyKey: string | null, name = 'New', fai
         id: toId('organization', organizationId),
         name,
         offlineAfterSeconds: null,
+        fourEyes: false,
         createdAt: at,
         updatedAt: at,
         etag: `"${row.revision}"`,

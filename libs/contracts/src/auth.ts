@@ -23,6 +23,8 @@ export const organization = z.object({
   name: z.string(),
   /** null: the installation's threshold holds. */
   offlineAfterSeconds: z.number().int().nullable(),
+  /** Every policy is reviewed, and every rollout approved, by somebody else than who wrote or began it. */
+  fourEyes: z.boolean(),
   createdAt: instant,
   updatedAt: instant,
   etag: z.string(),
@@ -59,11 +61,16 @@ export const getOrganization = operation('auth', 'organizations.get', {
 export const updateOrganization = operation('auth', 'organizations.update', {
   method: 'PATCH',
   path: '/v1/organizations/current',
-  summary: 'Rename the organization or set its offline threshold',
+  summary: 'Rename the organization, set its offline threshold, or ask for four eyes',
   tag: 'Organizations',
   permission: 'organization.write',
   body: z
-    .strictObject({ name, offlineAfterSeconds: offlineAfterSeconds.nullable() })
+    .strictObject({
+      name,
+      offlineAfterSeconds: offlineAfterSeconds.nullable(),
+      /** An owner alone switches it off. */
+      fourEyes: z.boolean(),
+    })
     .partial()
     .refine((body) => Object.keys(body).length > 0, 'name at least one field'),
   output: organization,

@@ -47,6 +47,8 @@ const admin = [
   'policies.write',
   'policies.publish',
   'rollouts.write',
+  // Where the organization asks for four eyes, of somebody else than who began it.
+  'rollouts.approve',
   'audit.read',
 ] as const;
 

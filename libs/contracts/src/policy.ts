@@ -791,6 +791,7 @@ export const getAgentPolicy = operation('policy', 'agent-policies.get', {
 // Rollouts
 
 export const rolloutStates = [
+  'awaiting_approval',
   'running',
   'paused',
   'halted',
@@ -882,6 +883,9 @@ export const rollout = z.object({
   /** The newest replay of what the set says, where the rollout stops by it. */
   replay: policyReplaySummary.nullable(),
   createdBy: z.string(),
+  /** The second person, where the organization asked for four eyes. */
+  approvedBy: person.nullable(),
+  approvedAt: instant.nullable(),
   createdAt: instant,
   stageStartedAt: instant,
   finishedAt: instant.nullable(),
@@ -921,7 +925,8 @@ export const getRollout = operation('policy', 'rollouts.get', {
 export const createRollout = operation('policy', 'rollouts.create', {
   method: 'POST',
   path: '/v1/rollouts',
-  summary: 'Roll a signed version of a policy set out to vaults, in stages',
+  summary:
+    'Roll a signed version of a policy set out to vaults, in stages; it may need an approval',
   tag: 'Rollouts',
   permission: 'rollouts.write',
   body: z.strictObject({
@@ -945,17 +950,26 @@ export const createRollout = operation('policy', 'rollouts.create', {
   output: rollout,
 });
 
-const step = (verb: string, summary: string) =>
+const step = (
+  verb: string,
+  summary: string,
+  permission: 'rollouts.write' | 'rollouts.approve' = 'rollouts.write',
+) =>
   operation('policy', `rollouts.${verb}`, {
     method: 'POST',
     path: `/v1/rollouts/{id}/${verb}`,
     summary,
     tag: 'Rollouts',
-    permission: 'rollouts.write',
+    permission,
     params: rolloutParams,
     output: rollout,
     status: 200,
   });
+export const approveRollout = step(
+  'approve',
+  'Begin a rollout that waits for a second person, as somebody else than who asked for it',
+  'rollouts.approve',
+);
 export const pauseRollout = step('pause', 'Assign no further vaults for now');
 export const resumeRollout = step(
   'resume',

@@ -41,6 +41,16 @@ test('the key itself is answered once and stored nowhere', async () => {
   expect(JSON.stringify([stored, await list(ctx)])).not.toContain(key);
 });
 
+test('the person who made a key stands behind it, and behind the keys that it makes', async () => {
+  const { ctx } = await auth.signUp();
+  const { key } = await create(ctx, { name: 'first', role: 'admin' });
+  await create(await auth.ctxOf(key), { name: 'second' });
+  const rows = await auth.database.withTenant(ctx, (transaction) =>
+    transaction.apiKey.findMany({ select: { madeById: true } }),
+  );
+  expect(rows).toEqual([{ madeById: ctx.actor.id }, { madeById: ctx.actor.id }]);
+});
+
 test('a key with its time run out is no key', async () => {
   const { ctx } = await auth.signUp();
   const key = await create(ctx, { ttlSeconds: 3_600 });

@@ -1,6 +1,7 @@
 /** API keys: credentials of an organization for programs. Only the hash of a key is stored. */
 import { newCredential } from '@keystead/access/credential';
 import { asDate, Listing } from '@keystead/access/listing';
+import { personBehind } from '@keystead/access/person-behind';
 import { bytes, TenantWork } from '@keystead/access/tenant-work';
 import { createApiKey, listApiKeys, revokeApiKey } from '@keystead/contracts/auth';
 import type { TenantCtx } from '@keystead/contracts/context';
@@ -84,6 +85,7 @@ export class ApiKeys {
             id: newUuid(),
             name,
             role,
+            madeById: await personBehind(transaction, ctx),
             prefix: credential.prefix,
             hash: bytes(credential.hash),
             createdAt: now,

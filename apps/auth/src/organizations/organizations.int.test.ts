@@ -138,6 +138,17 @@ test('a new threshold is in the row when monitoring is nudged', async () => {
   expect(row?.changes).toEqual({ offlineAfterSeconds: { from: null, to: 45 } });
 });
 
+test('an admin asks for four eyes, and an owner alone switches them off', async () => {
+  const { ctx } = await auth.signUp();
+  const admin = await auth.join(ctx, 'admin');
+  const ask = (by: typeof ctx, fourEyes: boolean) =>
+    auth.organizations.update(by, given(updateOrganization, { body: { fourEyes } }));
+  expect(await ask(admin.ctx, true)).toMatchObject({ fourEyes: true });
+  expect(await codeOf(ask(admin.ctx, false))).toBe('permission_denied');
+  expect((await auth.audit(ctx)).at(-1)?.changes).toEqual({ fourEyes: { from: false, to: true } });
+  expect(await ask(ctx, false)).toMatchObject({ fourEyes: false });
+});
+
 test('a write that names an older state changes nothing', async () => {
   const { ctx } = await auth.signUp();
   const { etag } = await auth.organizations.get(ctx);

@@ -129,10 +129,16 @@ export class Organizations {
           where organization_id = ${organizationId}::uuid for no key update`;
         const before = await find(transaction, ctx);
         checkMatch(input.ifMatch, before.revision, false);
-        const { name, offlineAfterSeconds } = input.body;
+        const { name, offlineAfterSeconds, fourEyes } = input.body;
+        if (before.fourEyes && fourEyes === false && ctx.role !== 'owner') {
+          throw new ServiceError('permission_denied', {
+            detail: 'four eyes are switched off by an owner alone',
+          });
+        }
         const after = {
           ...(name === undefined ? {} : { name }),
           ...(offlineAfterSeconds === undefined ? {} : { offlineAfterSeconds }),
+          ...(fourEyes === undefined ? {} : { fourEyes }),
         };
         const row = await transaction.organization.update({
           where: { organizationId },
@@ -167,6 +173,7 @@ function show(row: Row) {
     id: toId('organization', row.organizationId),
     name: row.name,
     offlineAfterSeconds: row.offlineAfterSeconds,
+    fourEyes: row.fourEyes,
     createdAt: row.createdAt.toISOString(),
     updatedAt: row.updatedAt.toISOString(),
     etag: etagOf(row.revision),

@@ -16,6 +16,7 @@ import {
 import type { Transaction } from '@keystead/database/database';
 import { Bus } from '@keystead/messaging/bus';
 import { Inject, Injectable } from '@nestjs/common';
+import { asksForFourEyes } from '../four-eyes.ts';
 import { readContent } from '../policy-sets/set-content.ts';
 import { assignNumber, lockVaults } from './assignment-rows.ts';
 import { type EffectiveLevel, effectiveLevels, pageOf } from './effective-levels.ts';
@@ -58,6 +59,12 @@ export class Assignments {
       });
       if (!set) {
         throw new ServiceError('unprocessable', { detail: `there is no signed set ${number}` });
+      }
+      if (number !== before.version && (await asksForFourEyes(transaction, ctx))) {
+        throw new ServiceError('unprocessable', {
+          detail:
+            'the organization asks for four eyes: a rollout to this vault, approved, assigns it',
+        });
       }
       await assignNumber(transaction, organizationId, [vaultId], number);
       note({

@@ -31,6 +31,7 @@ import {
 import { isUniqueViolation, type Transaction } from '@keystead/database/database';
 import { Inject, Injectable } from '@nestjs/common';
 import { thoseThatFit } from '../answer-size.ts';
+import { asksForFourEyes } from '../four-eyes.ts';
 import { newestReplayOfDraft } from '../replays/replay-rows.ts';
 import { requireBelow } from '../replays/replay-verdict.ts';
 import { lineDiff } from './line-diff.ts';
@@ -202,7 +203,7 @@ export class Policies {
     return this.work.write(ctx, reviewPolicyVersion, input, async (transaction, note) => {
       const policy = await lockPolicy(transaction, ctx, input.params.id);
       const row = await findVersion(transaction, ctx, policy.id, version);
-      check(mayReview(factsOf(row), ctx.actor.id, policy.fourEyes));
+      check(mayReview(factsOf(row), ctx.actor.id, await needsFourEyes(transaction, policy)));
       if (comment !== '') await addComment(transaction, ctx, row, comment);
       const updated = await moveOn(transaction, row, {
         state: verdict === 'approve' ? 'reviewed' : 'draft',
@@ -223,7 +224,7 @@ export class Policies {
     return this.work.write(ctx, publishPolicyVersion, input, async (transaction, note) => {
       const policy = await lockPolicy(transaction, ctx, input.params.id);
       const row = await findVersion(transaction, ctx, policy.id, version);
-      check(mayPublish(factsOf(row), ctx.actor.id, policy.fourEyes));
+      check(mayPublish(factsOf(row), ctx.actor.id, await needsFourEyes(transaction, policy)));
       const replay = await newestReplayOfDraft(transaction, ctx, policy.id, version);
       const { stopAboveNewDenials } = input.body;
       if (stopAboveNewDenials !== undefined) requireBelow(stopAboveNewDenials, replay);
@@ -475,6 +476,10 @@ function moveOn(
     data,
   });
 }
+
+/** The policy's own, or those of the whole organization. */
+const needsFourEyes = async (transaction: Transaction, policy: PolicyRow) =>
+  policy.fourEyes || (await asksForFourEyes(transaction, policy));
 
 const factsOf = (row: VersionRow) => ({
   state: row.state as VersionState,

@@ -77,6 +77,13 @@ export async function assignStage(
   });
   const ids = vaults.map(({ vaultId }) => vaultId);
   await lockVaults(transaction, organizationId, ids);
+  // What they hold now is what a rollback gives back, however long ago the plan was made.
+  await transaction.$executeRaw`
+    update policy.rollout_vault v set previous_number = p.version
+    from policy.policy_set_assignment p
+    where v.organization_id = ${organizationId}::uuid and v.rollout_id = ${id}::uuid
+      and v.stage = ${stage} and p.organization_id = v.organization_id and p.vault_id = v.vault_id
+      and p.version <> ${number} and v.previous_number is distinct from p.version`;
   return (await assignNumber(transaction, organizationId, ids, number)).length;
 }
 
@@ -196,6 +203,9 @@ export function showRollout(row: RolloutRow, counts: StateCounts = none): ShownR
     decisions: { newlyDenied: counts.newlyDenied, errors: counts.errors },
     replay: counts.replay,
     createdBy: row.createdBy,
+    approvedBy:
+      row.approvedById === null ? null : { id: row.approvedById, name: row.approvedBy ?? '' },
+    approvedAt: row.approvedAt?.toISOString() ?? null,
     createdAt: row.createdAt.toISOString(),
     stageStartedAt: row.stageStartedAt.toISOString(),
     finishedAt: row.finishedAt?.toISOString() ?? null,

@@ -1,9 +1,11 @@
-import { toId, toUuid } from '@keystead/contracts/ids';
+import type { TenantCtx } from '@keystead/contracts/context';
+import { newUuid, toId, toUuid } from '@keystead/contracts/ids';
 import { createRollout, listRolloutAgents, listRollouts } from '@keystead/contracts/policy';
 import { enqueue } from '@keystead/database/outbox';
 import { compile } from '@keystead/policy-engine/compile';
-import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import {
+  ctxOf,
   denyAll,
   given,
   type Organization,
@@ -53,8 +55,11 @@ function start({ ctx }: Organization, policySetId: string, body: Record<string, 
 }
 const show = ({ ctx }: Organization, id: string) =>
   world.rollouts.get(ctx, given({ params: { id } }));
-const act = (verb: 'pause' | 'resume' | 'stop' | 'rollback', { ctx }: Organization, id: string) =>
-  world.rollouts[verb](ctx, given({ params: { id } }));
+const act = (
+  verb: 'approve' | 'pause' | 'resume' | 'stop' | 'rollback',
+  { ctx }: Organization,
+  id: string,
+) => world.rollouts[verb](ctx, given({ params: { id } }));
 const assigned = async (vaults: readonly TestVault[]) => {
   const [first] = vaults;
   const rows = await world.database.withTenant(first as TestVault, (transaction) =>
@@ -404,6 +409,28 @@ test('rolled back, vaults get what they held before, or an empty set, signed und
   expect(contents[1]?.predecessorDigest).toBe(third < empty ? second.digest : emptied?.digest);
 });
 
+test('rolled back, a vault gets what it held when its stage began, not when the rollout was planned', async () => {
+  const { organization, vaults, set } = await fleet(2);
+  const strict = await world.published(organization, denyAll);
+  const between = (await world.signedSet(organization, [strict])).signed;
+  const newest = await world.sign(organization, set.id);
+  const { id } = await start(organization, set.id, { stages: stages(percent(50), all) });
+  const { items } = await world.rollouts.agents(organization.ctx, listed(id));
+  const late = toUuid('vault', items.find(({ stage }) => stage === 1)?.vaultId ?? '');
+  await world.assign({ ...(vaults[0] as TestVault), vaultId: late }, between.number);
+  await converge(organization, newest);
+  await world.runner.run();
+  await act('rollback', organization, id);
+  const { digest } = await world.assignments.get(
+    organization.ctx,
+    given({ params: { id: toId('vault', late) } }),
+  );
+  const held = await world.database.withTenant(organization, (transaction) =>
+    transaction.policySetVersion.findFirst({ where: { digest: digest ?? '' } }),
+  );
+  expect(JSON.stringify(readContent(held?.content ?? new Uint8Array()).set)).toContain(strict);
+});
+
 test('a vault that comes later gets what was rolled out to its tag, or else to all, and keeps what it is given', async () => {
   const { organization, vaults, set, signed } = await fleet(2);
   await start(organization, set.id, { stages: stages(all) });
@@ -431,6 +458,132 @@ test('a vault that comes later gets what was rolled out to its tag, or else to a
     third.number,
   ]);
   expect(await Promise.all(vaults.map(numberOf))).toEqual([signed.number, second.number]);
+});
+
+describe('where the organization asks for four eyes', () => {
+  const askForFourEyes = (organization: Organization) =>
+    world.database.withTenant(organization, (transaction) =>
+      transaction.organization.updateMany({ data: { fourEyes: true } }),
+    );
+  const by = ({ organizationId }: Organization, name: string): Organization => ({
+    organizationId,
+    ctx: ctxOf(organizationId, name),
+  });
+  /** An API key, and the person who made it. */
+  async function keyOf(organization: Organization, madeById: string | null): Promise<Organization> {
+    const { organizationId } = organization;
+    const id = newUuid();
+    await world.database.withTenant(organization, (transaction) =>
+      transaction.apiKey.create({
+        data: {
+          ...{ organizationId, id, madeById, name: 'CI', role: 'admin', prefix: 'k' },
+          hash: Buffer.alloc(32),
+        },
+      }),
+    );
+    const ctx: TenantCtx = {
+      ...organization.ctx,
+      actor: { kind: 'apiKey', id: toId('apiKey', id), name: 'CI' },
+      ...{ personId: null, credentialId: id },
+    };
+    return { organizationId, ctx };
+  }
+
+  test('a rollout gives nobody anything until a second person approves it', async () => {
+    const { organization, vaults, set, signed } = await fleet(2);
+    await askForFourEyes(organization);
+    const other = by(organization, 'Other');
+    const { id, state } = await start(organization, set.id, { stages: stages(percent(50), all) });
+    expect(state).toBe('awaiting_approval');
+    await world.runner.run();
+    expect(await assigned(vaults)).toEqual([]);
+    const refused = { code: 'unprocessable' };
+    await expect(act('approve', organization, id)).rejects.toMatchObject(refused);
+    await expect(
+      act('approve', await keyOf(organization, other.ctx.actor.id), id),
+    ).rejects.toMatchObject({ ...refused, detail: expect.stringContaining('API key') });
+    for (const verb of ['resume', 'pause', 'rollback'] as const) {
+      await expect(act(verb, organization, id)).rejects.toMatchObject(refused);
+    }
+    await expect(start(other, set.id)).rejects.toMatchObject({ code: 'conflict' });
+    // Whoever goes round the service is stopped by the database.
+    await expect(
+      world.database.withTenant(organization, (transaction) =>
+        transaction.rollout.updateMany({
+          where: { id: toUuid('rollout', id) },
+          data: { approvedById: organization.ctx.actor.id },
+        }),
+      ),
+    ).rejects.toThrow('rollout_second_person');
+    expect(await act('approve', other, id)).toMatchObject({
+      state: 'running',
+      reason: null,
+      approvedBy: { id: other.ctx.actor.id, name: 'Other' },
+      approvedAt: expect.any(String),
+    });
+    expect(await assigned(vaults)).toEqual([signed.number]);
+    await expect(act('approve', other, id)).rejects.toMatchObject(refused);
+    const audit = await world.database.withTenant(organization, (transaction) =>
+      transaction.auditEvent.findFirst({ where: { action: 'rollouts.approve' } }),
+    );
+    expect(audit).toMatchObject({
+      actorId: other.ctx.actor.id,
+      changes: { state: { from: 'awaiting_approval', to: 'running' } },
+    });
+  });
+
+  test('whoever made an API key is no second person of what it begins', async () => {
+    const { organization, set } = await fleet(1);
+    await askForFourEyes(organization);
+    const other = by(organization, 'Other');
+    const key = await keyOf(organization, organization.ctx.actor.id);
+    const { id } = await start(key, set.id);
+    await expect(act('approve', organization, id)).rejects.toMatchObject({ code: 'unprocessable' });
+    expect(await act('approve', other, id)).toMatchObject({ state: 'running' });
+    await act('stop', organization, id);
+    await expect(start(await keyOf(organization, null), set.id)).rejects.toMatchObject({
+      code: 'unprocessable',
+      detail: expect.stringContaining('nobody knows who made this API key'),
+    });
+  });
+
+  test('a set goes to no vault by hand, policies need two people too, and undoing needs one', async () => {
+    const { organization, vaults, set, signed } = await fleet(1);
+    const [vault] = vaults;
+    await world.assign(vault as TestVault, signed.number);
+    await askForFourEyes(organization);
+    await expect(world.published(organization)).rejects.toMatchObject({ code: 'unprocessable' });
+    const second = await world.sign(organization, set.id);
+    await expect(world.assign(vault as TestVault, second.number)).rejects.toMatchObject({
+      code: 'unprocessable',
+      detail: expect.stringContaining('four eyes'),
+    });
+    const stopped = await start(organization, set.id);
+    expect(await act('stop', organization, stopped.id)).toMatchObject({ state: 'stopped' });
+    const { id } = await start(organization, set.id);
+    await act('approve', by(organization, 'Other'), id);
+    expect(await act('rollback', organization, id)).toMatchObject({ state: 'rolled_back' });
+    expect(await assigned(vaults)).toEqual([second.number + 1]);
+  });
+
+  test('what vaults were given while it waited is not undone by an approval', async () => {
+    const { organization, vaults, set } = await fleet(1);
+    const later = await world.sign(organization, set.id);
+    await askForFourEyes(organization);
+    const { id } = await start(organization, set.id, { number: later.number - 1 });
+    await world.database.withTenant(organization, (transaction) =>
+      transaction.policySetAssignment.create({
+        data: {
+          ...{ organizationId: organization.organizationId, version: later.number },
+          vaultId: vaults[0]?.vaultId ?? '',
+        },
+      }),
+    );
+    await expect(act('approve', by(organization, 'Other'), id)).rejects.toMatchObject({
+      code: 'unprocessable',
+      detail: expect.stringContaining('1 of the vaults hold a later number'),
+    });
+  });
 });
 
 test('every step is in the audit', async () => {

@@ -24,6 +24,11 @@ export class RolloutsBus {
     return this.rollouts.create(ctx, input);
   }
 
+  @Answers(contract.approveRollout)
+  approve(@Caller() ctx: TenantCtx, @Given() input: Input<typeof contract.approveRollout>) {
+    return this.rollouts.approve(ctx, input);
+  }
+
   @Answers(contract.pauseRollout)
   pause(@Caller() ctx: TenantCtx, @Given() input: Input<typeof contract.pauseRollout>) {
     return this.rollouts.pause(ctx, input);

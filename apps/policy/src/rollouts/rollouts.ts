@@ -4,6 +4,7 @@
  * stages themselves are moved by {@link RolloutRunner}.
  */
 import { asDate, Listing } from '@keystead/access/listing';
+import { personBehind } from '@keystead/access/person-behind';
 import { checkMatch } from '@keystead/access/precondition';
 import { TenantWork } from '@keystead/access/tenant-work';
 import type { TenantCtx } from '@keystead/contracts/context';
@@ -11,6 +12,7 @@ import { invalidRequest, ServiceError } from '@keystead/contracts/errors';
 import { newUuid, toId, toUuid } from '@keystead/contracts/ids';
 import type { Input, Operation, Output } from '@keystead/contracts/operation';
 import {
+  approveRollout,
   createRollout,
   type getRollout,
   type listRolloutAgents,
@@ -26,6 +28,7 @@ import { Inject, Injectable } from '@nestjs/common';
 import { assignNumber } from '../assignments/assignment-rows.ts';
 import { databaseClock } from '../database-clock.ts';
 import type { AgentState } from '../deliveries/next-delivery.ts';
+import { asksForFourEyes } from '../four-eyes.ts';
 import { addSetVersion } from '../policy-sets/policy-sets.ts';
 import { readContent } from '../policy-sets/set-content.ts';
 import { findSet } from '../policy-sets/set-rows.ts';
@@ -44,6 +47,7 @@ import {
   type StateCounts,
   showRollout,
 } from './rollout-rows.ts';
+import { mayApprove } from './second-person.ts';
 import { planStages } from './stage-plan.ts';
 
 type Shown = Output<typeof getRollout>;
@@ -117,9 +121,13 @@ export class Rollouts {
         const ahead = vaults.filter(
           (vault) => plan.has(vault.id) && vault.number !== null && vault.number > number,
         );
-        if (ahead.length > 0) {
+        if (ahead.length > 0) throw areAhead(ahead.length, number);
+        const begunById = await personBehind(transaction, ctx);
+        const needsApproval = await asksForFourEyes(transaction, ctx);
+        if (needsApproval && begunById === null) {
           throw new ServiceError('unprocessable', {
-            detail: `${ahead.length} of the vaults hold a later number than ${number}, and agents never go back: sign the set anew and roll that version out`,
+            detail:
+              'the organization asks for four eyes, and nobody knows who made this API key: make a new one',
           });
         }
         const row = await transaction.rollout.create({
@@ -128,19 +136,21 @@ export class Rollouts {
             id,
             setId: set.id,
             number,
-            state: 'running',
+            state: needsApproval ? 'awaiting_approval' : 'running',
+            reason: needsApproval ? waitsForApproval : null,
             stages,
             halt: { ...halt, ...(says === undefined ? {} : { saysDigest: says }) },
             ...(target.kind === 'vaults' ? {} : { target }),
             vaultCount: plan.size,
             createdBy: ctx.actor.name,
+            begunById,
           },
         });
         await writePlan(transaction, organizationId, id, vaults, plan);
-        await assignStage(transaction, row, 0);
+        if (!needsApproval) await assignStage(transaction, row, 0);
         note({
           target: { kind: 'rollout', id: toId('rollout', id), name: set.name },
-          changes: { number, vaults: plan.size, stages: stages.length },
+          changes: { number, vaults: plan.size, stages: stages.length, state: row.state },
         });
         return shown(transaction, row);
       });
@@ -152,6 +162,32 @@ export class Rollouts {
       }
       throw error;
     }
+  }
+
+  /** The second person, where the organization asks for one: what was planned begins now. */
+  approve(ctx: TenantCtx, input: Input<Step>): Promise<Shown> {
+    return this.#move(
+      ctx,
+      approveRollout,
+      input,
+      ['awaiting_approval'],
+      async (transaction, row) => {
+        const step = mayApprove(row.begunById, ctx.actor);
+        if (!step.may) throw new ServiceError('unprocessable', { detail: step.because });
+        const { limits: halt } = haltOf(row);
+        await requireReplayBelow(transaction, ctx, row.number, halt);
+        await requireNoneAhead(transaction, row);
+        await assignStage(transaction, row, 0);
+        return {
+          state: 'running',
+          reason: null,
+          approvedById: ctx.actor.id,
+          approvedBy: ctx.actor.name,
+          approvedAt: await databaseClock(transaction),
+          stageStartedAt: await databaseClock(transaction),
+        };
+      },
+    );
   }
 
   pause(ctx: TenantCtx, input: Input<Step>): Promise<Shown> {
@@ -185,7 +221,8 @@ export class Rollouts {
   }
 
   stop(ctx: TenantCtx, input: Input<Step>): Promise<Shown> {
-    return this.#move(ctx, stopRollout, input, underWay, async () => ({
+    // What has gone wrong is undone at once: stopping and rolling back wait for nobody.
+    return this.#move(ctx, stopRollout, input, ['awaiting_approval', ...underWay], async () => ({
       state: 'stopped',
       reason: `stopped by ${ctx.actor.name}`,
       finishedAt: new Date(),
@@ -275,7 +312,15 @@ export class Rollouts {
     decide: (
       transaction: Transaction,
       row: RolloutRow,
-    ) => Promise<Partial<Pick<RolloutRow, 'state' | 'reason' | 'stage' | 'finishedAt'>> & object>,
+    ) => Promise<
+      Partial<
+        Pick<
+          RolloutRow,
+          'state' | 'reason' | 'stage' | 'finishedAt' | 'approvedById' | 'approvedBy' | 'approvedAt'
+        >
+      > &
+        object
+    >,
   ): Promise<Shown> {
     const { organizationId } = ctx;
     const answer = await this.work.write(
@@ -308,6 +353,7 @@ export class Rollouts {
 }
 
 const underWay = ['running', 'paused', 'halted'];
+const waitsForApproval = 'waits for the approval of a second person';
 const everyAgent = 2_147_483_647;
 export const waitsForSomebody = 'the stage is done and waits for somebody to resume';
 
@@ -350,6 +396,25 @@ async function requireReplayBelow(
   const says = saysDigest(readContent(content).set);
   requireBelow(stopAboveNewDenials, await newestReplayOf(transaction, ctx, says));
   return says;
+}
+
+const areAhead = (vaults: number, number: number) =>
+  new ServiceError('unprocessable', {
+    detail: `${vaults} of the vaults hold a later number than ${number}, and agents never go back: sign the set anew and roll that version out`,
+  });
+
+/** @throws ServiceError where vaults were given a later number since the rollout was planned */
+async function requireNoneAhead(
+  transaction: Transaction,
+  { organizationId, id, number }: RolloutRow,
+): Promise<void> {
+  const [ahead] = await transaction.$queryRaw<{ vaults: number }[]>`
+    select count(*)::int as vaults from policy.rollout_vault v
+    join policy.policy_set_assignment p
+      on p.organization_id = v.organization_id and p.vault_id = v.vault_id
+    where v.organization_id = ${organizationId}::uuid and v.rollout_id = ${id}::uuid
+      and p.version > ${number}`;
+  if (ahead && ahead.vaults > 0) throw areAhead(ahead.vaults, number);
 }
 
 interface AimedVault {
