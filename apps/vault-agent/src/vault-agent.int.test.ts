@@ -490,6 +490,15 @@ test('a set turns on a receiver that the owner named and locks the agent of who 
     expect(await receivers()).toEqual([]);
     for (let number = 0; number < 4; number += 1) expect((await denied()).status).toBe(403);
     expect((await agent.send('GET', '/v1/namespaces')).status).toBe(200);
+    const sets = agent.audit().filter(({ operation }) => operation === 'policy.set');
+    expect(sets).toMatchObject([
+      {
+        other: 'policy-set:1',
+        result: 'done',
+        context: { outcome: 'active', auditForwarding: 'siem' },
+      },
+      { other: 'policy-set:2', context: { outcome: 'active' } },
+    ]);
     // The owner's word is taken over without a restart too.
     agent.configure((yaml) =>
       yaml.replace(

@@ -158,6 +158,7 @@ export class VaultAgent implements HealthSource {
           anchor: guarded.policies.anchorOf(this.#ids.agentId),
           trust: () => policyTrustOf(identities.current),
           configure: (fromSet) => this.#configure(fromSet),
+          audit: (number, isTaken, facts) => guarded.policies.auditSet(number, isTaken, facts),
           now: Date.now,
           record: (kind) => {
             queue.append(kind, Date.now());

@@ -43,6 +43,7 @@ const signerOf = (organization: string, by = authority) =>
 const signer = await signerOf(organizationId);
 
 let configured: AgentConfiguration = {};
+let audited: string[] = [];
 let digests: string[] = [];
 let unknownDestinations: number[] = [];
 let anchored: AnchoredSet | undefined;
@@ -57,6 +58,7 @@ beforeEach(() => {
   nowMs = Date.now();
   told = [];
   configured = {};
+  audited = [];
   digests = [];
   unknownDestinations = [];
   anchored = undefined;
@@ -92,6 +94,8 @@ const open = () =>
       unknownDestinations.push(kind.value.unknownDestinations);
       told.push({ outcome, problem, version: policySet?.version ?? 0 });
     },
+    audit: (number, isTaken, { outcome, problem }) =>
+      audited.push(`${number} ${isTaken} ${outcome} ${problem ?? ''}`),
     log,
   });
 
@@ -201,6 +205,7 @@ test('the configuration of a set is taken over with it, wholly or not at all, al
   };
   expect(await held.receive(arrived(5, { configuration }))).toEqual({ outcome: 'active' });
   expect(configured).toEqual(configuration);
+  expect(audited).toEqual(['5 true active ']);
   for (const wrong of [
     { secretMaxVersions: 500 },
     { secretMaxVersions: 5, tokenTtlSeconds: 1 },
@@ -218,6 +223,7 @@ test('the configuration of a set is taken over with it, wholly or not at all, al
     });
   }
   expect(configured).toEqual(configuration);
+  expect(audited.slice(1)).toEqual(Array(9).fill('6 false rejected configuration'));
   expect(digests).toEqual(Array(10).fill(JSON.stringify(configuration)));
   // How many receivers of the audit are not known here is told with it.
   expect(unknownDestinations).toEqual(Array(10).fill(2));

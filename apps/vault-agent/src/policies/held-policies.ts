@@ -40,6 +40,8 @@ export interface HeldPoliciesOptions {
   configure?: (
     configuration: AgentConfiguration,
   ) => Pick<EffectiveConfiguration, 'digest' | 'unknownDestinations'>;
+  /** For the owner's audit: what became of a set, in words, and whether it decides. */
+  audit?: (number: number, isTaken: boolean, facts: Record<string, string>) => void;
   /** Kept for the control plane until its receipt. */
   record: (kind: EventKind) => void;
   log: Pick<Logger, 'info' | 'warn' | 'error'>;
@@ -57,6 +59,12 @@ export interface ActiveSet {
 
 export type Receipt = { outcome: 'active' } | { outcome: 'rejected'; problem: PolicySetProblem };
 
+/** The set that is meant decides then. */
+const soundOutcomes: ReadonlySet<PolicySetOutcome> = new Set([
+  PolicySetOutcome.ACTIVE,
+  PolicySetOutcome.STALE,
+  PolicySetOutcome.FRESH,
+]);
 const heardWrittenEveryMs = 60_000;
 /** Clocks differ, and are corrected. */
 const clockToleranceMs = 60_000;
@@ -293,6 +301,11 @@ export class HeldPolicies {
     outcome: PolicySetOutcome,
     problem: PolicySetProblem,
   ): void {
+    this.#options.audit?.(number, soundOutcomes.has(outcome), {
+      digest,
+      outcome: nameOfOutcome(outcome),
+      ...(problem === PolicySetProblem.UNSPECIFIED ? {} : { problem: nameOfProblem(problem) }),
+    });
     this.#options.record({
       $case: 'policySetReported',
       value: {
@@ -383,7 +396,10 @@ function asActive({ number, digest }: SignedSet, { content, compiled }: CheckedS
   return { number, digest, compiled, configuration, staleness, createdAtMs };
 }
 
-export function nameOfProblem(problem: PolicySetProblem): string {
-  const found = Object.entries(PolicySetProblem).find(([, value]) => value === problem);
+export const nameOfProblem = (problem: PolicySetProblem) => nameIn(PolicySetProblem, problem);
+const nameOfOutcome = (outcome: PolicySetOutcome) => nameIn(PolicySetOutcome, outcome);
+
+function nameIn(names: Record<string, number | string>, value: number): string {
+  const found = Object.entries(names).find(([, each]) => each === value);
   return (found?.[0] ?? 'unknown').toLowerCase();
 }

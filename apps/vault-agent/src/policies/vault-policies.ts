@@ -160,6 +160,31 @@ export class VaultPolicies {
     });
   }
 
+  /** The owner's audit says which set decides from when on, which was not taken, and where it has the audit sent. */
+  auditSet(number: number, isTaken: boolean, facts: Record<string, string>): void {
+    const { trail, log } = this.#options;
+    const caller = systemCaller('policy-set', `policy-set-${number}`, Date.now());
+    const forwarding = Object.entries(this.configuration?.forwarding ?? {});
+    const said = forwarding.filter(([, { source }]) => source === 'set').map(([name]) => name);
+    trail
+      .record({
+        requestId: caller.requestId,
+        identity: caller.identity,
+        address: '',
+        action: 'policy.read',
+        operation: 'policy.set',
+        resource: { other: `policy-set:${number}` },
+        phase: 'outcome',
+        result: isTaken ? 'done' : 'refused',
+        context: {
+          ...facts,
+          configurationDigest: this.configuration?.digest ?? '',
+          ...(said.length === 0 ? {} : { auditForwarding: said.join(' ') }),
+        },
+      })
+      .catch((error: unknown) => log.error({ err: error }, 'a policy set could not be audited'));
+  }
+
   /** Loud: in the log, in the audit of every agent that obeys it, and to whoever is told. */
   #overridden(override: Override, isActive: boolean): void {
     const { log, trail } = this.#options;
