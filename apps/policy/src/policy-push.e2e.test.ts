@@ -116,11 +116,18 @@ test('a set reaches the agents of a rollout within seconds, and one that was awa
   await here.kill();
 }, 180_000);
 
-test('kill −9 of policy, gateway and an agent in the middle of a rollout: it finishes, nobody holds a mixture', async () => {
+test('kill −9 of policy, gateway and an agent amid a rollout and amid a replay: it finishes, nobody holds a mixture or counts twice', async () => {
   const names = ['canary', 'second', 'third'];
   const agents = await Promise.all(
     names.map((name) => plane.startAgent(api, { name, vault: name })),
   );
+  const killed = (...services: ('policy' | 'gateway')[]) =>
+    Promise.all(
+      services.map(async (name) => {
+        await plane.services[name].kill();
+        await plane.services[name].start();
+      }),
+    );
   type Item = { id: string; name: string; vault: { id: string } };
   const fleet = async () =>
     (await api.get<{ items: Item[] }>('/v1/agents?status=online')).items.filter(({ name }) =>
@@ -146,10 +153,7 @@ test('kill −9 of policy, gateway and an agent in the middle of a rollout: it f
     ],
   });
   await agents[1]?.kill();
-  for (const name of ['policy', 'gateway'] as const) {
-    await plane.services[name].kill();
-    await plane.services[name].start();
-  }
+  await killed('policy', 'gateway');
   agents[1]?.start();
   await eventually(
     () => api.get<{ state: string }>(`/v1/rollouts/${rollout.id}`),
@@ -165,6 +169,35 @@ test('kill −9 of policy, gateway and an agent in the middle of a rollout: it f
         }),
     );
   }
+
+  // The same amid a replay: it finishes, and each agent counts once, whatever it says again.
+  const [first, , third] = agents;
+  await third?.kill();
+  type Counted = { agentId: string; state: string; decisions: number; newlyDenied: number };
+  type Replay = { id: string; state: string; decisions: number; agents: Record<string, number> };
+  const replay = await api.post<Replay>('/v1/policy-replays', {
+    ...{ policySetId: set.id, number: signed.number },
+    target: { kind: 'vaults', vaultIds: names.map(vaultOf) },
+  });
+  await killed('policy', 'gateway');
+  const found = () => api.get<Replay>(`/v1/policy-replays/${replay.id}`);
+  const counted = async () =>
+    (await api.get<{ items: Counted[] }>(`/v1/policy-replays/${replay.id}/agents`)).items;
+  await eventually(found, (seen) =>
+    expect(seen).toMatchObject({ state: 'running', agents: { answered: 2, pending: 1 } }),
+  );
+  const before = (await counted()).filter(({ state }) => state === 'answered');
+  // Perhaps without its receipt: then it answers anew.
+  await first?.kill();
+  await Promise.all([killed('gateway'), first?.start(), third?.start()]);
+  await eventually(found, (seen) =>
+    expect(seen).toMatchObject({ state: 'finished', agents: { asked: 3, answered: 3 } }),
+  );
+  const after = await counted();
+  expect(after).toHaveLength(3);
+  expect(after).toEqual(expect.arrayContaining(before));
+  expect((await found()).decisions).toBe(after.reduce((sum, { decisions }) => sum + decisions, 0));
+  expect(after.every(({ decisions }) => decisions > 0)).toBe(true);
   await Promise.all(agents.map((agent) => agent.kill()));
 }, 180_000);
 
