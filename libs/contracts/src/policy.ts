@@ -662,7 +662,22 @@ export const policySetConflicts = operation('policy', 'policy-sets.conflicts', {
   permission: 'policies.read',
   params: setParams,
   output: z.object({
-    conflicts: z.array(z.record(z.string(), z.unknown())),
+    conflicts: z.array(
+      z.object({
+        kind: z.enum(['never_matching', 'shadowed', 'contradictory', 'overlapping']),
+        /** The one it is about, then the other, as explanations call them. */
+        policyIds: z.array(z.string()),
+        /** The same, as people call them; null where a policy is none of the set's. */
+        policies: z.array(
+          z.object({
+            policyId: idSchema('policy').nullable(),
+            version: z.number().int().nullable(),
+            name: z.string().nullable(),
+          }),
+        ),
+        what: z.string(),
+      }),
+    ),
     /** More were found than are listed. */
     truncated: z.boolean(),
   }),

@@ -323,10 +323,19 @@ function prefixesDiffer(a: Demands, b: Demands): boolean {
   return false;
 }
 
-const named = (policy: CompiledPolicy) =>
-  `${policy.id} (${policy.namespace === undefined ? policy.level : `namespace ${policy.namespace}`})`;
+/** What people call a policy; undefined where it has no name but its id. */
+export type PolicyNames = (policyId: string) => string | undefined;
+type Named = (policy: CompiledPolicy) => string;
 
-function compare(a: Demands, b: Demands): Conflict | undefined {
+function namedBy(names: PolicyNames): Named {
+  return ({ id, level, namespace }) => {
+    const place = namespace === undefined ? level : `namespace ${namespace}`;
+    const name = names(id);
+    return name === undefined ? `${id} (${place})` : `"${name}" (${id}, ${place})`;
+  };
+}
+
+function compare(a: Demands, b: Demands, named: Named): Conflict | undefined {
   const one = a.policy;
   const other = b.policy;
   if (disjoint(a, b)) return undefined;
@@ -386,8 +395,8 @@ function compare(a: Demands, b: Demands): Conflict | undefined {
     policyIds: [higher.id, lower.id],
     what:
       higher.priority === lower.priority
-        ? `where both apply, the obligations of both hold`
-        : `where both apply, only the obligations of ${named(higher)} hold`,
+        ? `where ${named(higher)} and ${named(lower)} both apply, the obligations of both hold`
+        : `where ${named(lower)} applies too, only the obligations of ${named(higher)} hold`,
   };
 }
 
@@ -399,7 +408,11 @@ const order: readonly ConflictKind[] = [
 ];
 
 /** Looks at every policy and at every pair that shares an action. */
-export async function conflicts(set: CompiledSet): Promise<ConflictReport> {
+export async function conflicts(
+  set: CompiledSet,
+  names: PolicyNames = () => undefined,
+): Promise<ConflictReport> {
+  const named = namedBy(names);
   const pieces = new Pieces();
   const found: Conflict[] = [];
   const byAction = new Map<string, Demands[]>();
@@ -435,7 +448,7 @@ export async function conflicts(set: CompiledSet): Promise<ConflictReport> {
     const key = `${first} ${second}`;
     if (seen.has(key)) return;
     seen.add(key);
-    const conflict = compare(a, b);
+    const conflict = compare(a, b, named);
     if (conflict) found.push(conflict);
   };
   const groups = [...byAction.values(), everywhere];

@@ -29,7 +29,7 @@ import { Inject, Injectable } from '@nestjs/common';
 import { named } from '../policies/policies.ts';
 import { newestReplayOfSet } from '../replays/replay-rows.ts';
 import { OrganizationSigners, type Signer, signWith } from '../signing/organization-signers.ts';
-import { contentBytes, engineSet } from './set-content.ts';
+import { contentBytes, engineSet, hindrance } from './set-content.ts';
 import {
   choosePolicies,
   findSet,
@@ -167,10 +167,7 @@ export class PolicySets {
     const set = engineSet(chosen, settings);
     const compiled = await compile(set);
     if (!compiled.ok) {
-      const [first] = compiled.problems;
-      throw new ServiceError('unprocessable', {
-        detail: `the policies do not go together: ${first?.policyId ?? ''} ${first?.what ?? ''}`,
-      });
+      throw new ServiceError('unprocessable', { detail: hindrance(chosen, compiled.problems) });
     }
     const signer = await this.signers.current(ctx);
     return this.work.write(ctx, createPolicySetVersion, input, async (transaction, note) => {

@@ -6,6 +6,7 @@ import { type PolicySetContent, policySetContent } from '@keystead/contracts/pol
 export interface ChosenPolicy {
   /** Public id. */
   id: string;
+  name: string;
   version: number;
   level: PolicyLevel;
   namespace: string | null;
@@ -45,6 +46,25 @@ export const policyName = ({ id, version }: Pick<ChosenPolicy, 'id' | 'version'>
 export function namedPolicy(name: string): { id: string; version: number } | undefined {
   const [, id, version] = /^(pol_[0-9a-z]{26}):v(\d{1,10})/.exec(name) ?? [];
   return id === undefined ? undefined : { id, version: Number(version) };
+}
+
+/** How people call what the policy engine names. */
+export function policyNames(
+  chosen: readonly ChosenPolicy[],
+): (policyId: string) => string | undefined {
+  const names = new Map(chosen.map(({ id, name }) => [id, name]));
+  return (policyId) => names.get(namedPolicy(policyId)?.id ?? '');
+}
+
+/** The first of what hinders policies to be one set. */
+export function hindrance(
+  chosen: readonly ChosenPolicy[],
+  problems: readonly { policyId?: string | undefined; what: string }[],
+): string {
+  const [{ policyId = '', what } = { what: '' }] = problems;
+  const name = policyNames(chosen)(policyId);
+  const called = name === undefined ? policyId : `"${name}" (${policyId})`;
+  return `the policies do not go together: ${called} ${what}`;
 }
 
 function enginePolicy(policy: ChosenPolicy): Record<string, unknown> {

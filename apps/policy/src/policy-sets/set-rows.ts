@@ -130,6 +130,7 @@ export async function choosePolicies(
     if (!text) throw notFound();
     return {
       id: toId('policy', policy.id),
+      name: policy.name,
       version,
       level: policy.level as PolicyLevel,
       namespace: policy.namespace,

@@ -76,16 +76,25 @@ test('one request is explained by the policies that decided, without a set too',
   await expect(ask('reader', 'secret.steal')).rejects.toMatchObject({ code: 'invalid_request' });
 });
 
-test('policies that contradict each other are reported', async () => {
-  const one = await world.published(organization, permitAll);
+test('policies that contradict each other are reported, by their names', async () => {
+  const one = await world.published(organization, permitAll, { name: 'Everybody' });
   const other = await world.published(
     organization,
     'forbid(principal, action == Action::"secret.read", resource);',
+    { name: 'Nobody reads' },
   );
   const { set } = await world.signedSet(organization, [one, other]);
   const report = await world.simulations.conflicts(
     organization.ctx,
     given({ params: { id: set.id } }),
   );
-  expect(report.conflicts.map(({ kind }) => kind)).toContain('contradictory');
+  expect(report.conflicts).toContainEqual({
+    kind: 'contradictory',
+    policyIds: [`${one}:v1`, `${other}:v1`],
+    policies: [
+      { policyId: one, version: 1, name: 'Everybody' },
+      { policyId: other, version: 1, name: 'Nobody reads' },
+    ],
+    what: `where both apply, "Nobody reads" (${other}:v1, vault) forbids what "Everybody" (${one}:v1, vault) permits`,
+  });
 });

@@ -20,7 +20,13 @@ import { explain } from '@keystead/policy-engine/explain';
 import { simulate } from '@keystead/policy-engine/simulate';
 import { Inject, Injectable } from '@nestjs/common';
 import { thoseThatFit } from '../answer-size.ts';
-import { engineSet } from '../policy-sets/set-content.ts';
+import {
+  type ChosenPolicy,
+  engineSet,
+  hindrance,
+  namedPolicy,
+  policyNames,
+} from '../policy-sets/set-content.ts';
 import { choosePolicies, findSet, settingsOf } from '../policy-sets/set-rows.ts';
 import { engineRequest, showDecision } from './engine-request.ts';
 
@@ -93,12 +99,24 @@ export class Simulations {
     ctx: TenantCtx,
     input: Input<typeof policySetConflicts>,
   ): Promise<Output<typeof policySetConflicts>> {
-    const set = await this.#compiled(ctx, { policySetId: input.params.id, drafts: [] });
+    const { set, chosen } = await this.#chosen(ctx, { policySetId: input.params.id, drafts: [] });
     try {
-      const report = await conflicts(set);
+      const names = policyNames(chosen);
+      const report = await conflicts(set, names);
+      const listed = thoseThatFit(
+        report.conflicts.map(({ kind, policyIds, what }) => ({
+          kind,
+          policyIds: [...policyIds],
+          policies: policyIds.map((policyId) => {
+            const { id = null, version = null } = namedPolicy(policyId) ?? {};
+            return { policyId: id, version, name: names(policyId) ?? null };
+          }),
+          what,
+        })),
+      );
       return {
-        conflicts: report.conflicts.map((conflict) => ({ ...conflict })),
-        truncated: !report.complete,
+        conflicts: listed,
+        truncated: !report.complete || listed.length < report.conflicts.length,
       };
     } finally {
       set.close();
@@ -106,21 +124,26 @@ export class Simulations {
   }
 
   /** The published policies of the set with the drafts in their place, or the drafts alone. */
-  async #compiled(ctx: TenantCtx, { policySetId, drafts }: Subject): Promise<CompiledSet> {
+  async #compiled(ctx: TenantCtx, subject: Subject): Promise<CompiledSet> {
+    return (await this.#chosen(ctx, subject)).set;
+  }
+
+  async #chosen(
+    ctx: TenantCtx,
+    { policySetId, drafts }: Subject,
+  ): Promise<{ set: CompiledSet; chosen: readonly ChosenPolicy[] }> {
     const versions = new Map(
       drafts.map(({ policyId, version }) => [toUuid('policy', policyId), version]),
     );
-    const set = await this.work.read(ctx, async (transaction) => {
+    const { chosen, set } = await this.work.read(ctx, async (transaction) => {
       const row = policySetId ? await findSet(transaction, ctx, policySetId) : undefined;
       const policyIds = [...new Set([...(row?.policyIds ?? []), ...versions.keys()])];
       const chosen = await choosePolicies(transaction, ctx, policyIds, versions);
-      return engineSet(chosen, row ? settingsOf(row) : policySetSettings.parse({}));
+      const settings = row ? settingsOf(row) : policySetSettings.parse({});
+      return { chosen, set: engineSet(chosen, settings) };
     });
     const compiled = await compile(set);
-    if (compiled.ok) return compiled.value;
-    const [first] = compiled.problems;
-    throw new ServiceError('unprocessable', {
-      detail: `the policies do not go together: ${first?.policyId ?? ''} ${first?.what ?? ''}`,
-    });
+    if (compiled.ok) return { chosen, set: compiled.value };
+    throw new ServiceError('unprocessable', { detail: hindrance(chosen, compiled.problems) });
   }
 }
