@@ -75,7 +75,7 @@ async function startServer(kind: LinkServerOrder['kind']) {
     port,
     usage: () => {
       const answer = next<Usage>();
-      child.send('usage');
+      child.send('collected-usage');
       return answer;
     },
     stop: () => child.disconnect(),

@@ -77,9 +77,9 @@ async function startServer(kind: LinkServerOrder['kind']) {
   return {
     port,
     assign: () => child.send('assign'),
-    usage: () => {
+    usage: (kind: 'usage' | 'collected-usage' = 'usage') => {
       const answer = next<Usage>();
-      child.send('usage');
+      child.send(kind);
       return answer;
     },
     stop: () => child.disconnect(),
@@ -209,7 +209,7 @@ async function openAll(pullers: readonly Puller[], server: LinkServer, isFloor: 
 
 /** @returns how long after `begin` each agent had it all, and the server's peak of memory meanwhile */
 async function untilDone(pullers: readonly Puller[], server: LinkServer, begin: () => void) {
-  const { rssBytes } = await server.usage();
+  const { rssBytes } = await server.usage('collected-usage');
   for (const puller of pullers) puller.doneAtMs = 0;
   const fromMs = performance.now();
   begin();

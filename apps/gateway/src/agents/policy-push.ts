@@ -5,8 +5,9 @@
  *
  * Flow control: an agent has one request at a time; a few parts at a time are on their way over all
  * streams, and a part counts until its stream has taken it. So ten thousand agents that are told at
- * once hold a few megabytes here, and a slow one holds up nobody. A set is read once and kept while it
- * is asked for.
+ * once hold a few megabytes here, and a slow one holds up nobody. Those that have a part of their set go
+ * before those that have none: half of them decide by it while the others still wait. A set is read once
+ * and kept while it is asked for.
  *
  * Nothing here is remembered over a restart: what is lost is asked again when the agents come back.
  */
@@ -36,8 +37,10 @@ const setsKeptMaxBytes = 64 * 1024 * 1024;
 const retryAfterMs = 2_000;
 const unsupportedMax = 16;
 const draftsMax = 16;
-/** Agents that do not hold what they should are asked about again. */
+/** Agents that do not hold what they should, and fetch nothing, are asked about again. */
 const askAgainAfterMs = 30_000;
+/** Of so many parts at least one goes to an agent that has none yet, whatever the others ask for. */
+const partsPerBeginner = 4;
 
 interface WaitingRequest {
   session: AgentSession;
@@ -49,11 +52,14 @@ interface WaitingRequest {
 export class PolicyPush {
   readonly #options: PolicyPushOptions;
   readonly #dirty = new Set<AgentSession>();
-  readonly #requests = new Map<AgentSession, WaitingRequest>();
+  /** Requests for the first part of a set, and for those after it. */
+  readonly #beginning = new Map<AgentSession, WaitingRequest>();
+  readonly #continuing = new Map<AgentSession, WaitingRequest>();
   readonly #sets = new Map<string, Promise<Buffer | undefined>>();
   #keptBytes = 0;
   #calls = 0;
   #parts = 0;
+  #partsSinceBeginner = 0;
   #notBeforeMs = 0;
 
   constructor(options: PolicyPushOptions) {
@@ -83,13 +89,19 @@ export class PolicyPush {
 
   forget(session: AgentSession): void {
     this.#dirty.delete(session);
-    this.#requests.delete(session);
+    this.#beginning.delete(session);
+    this.#continuing.delete(session);
   }
 
   /** The agent asks for the next part. A second request takes the place of one that waits. */
   request(session: AgentSession, { policySet, offset }: PolicySetRequest): void {
     this.#options.counters.policySetRequests += 1;
-    this.#requests.set(session, {
+    // It follows what it was told: telling it again would let it begin anew.
+    session.askedAtMs = this.#options.monotonicMs();
+    const [queue, other] =
+      offset === 0 ? [this.#beginning, this.#continuing] : [this.#continuing, this.#beginning];
+    other.delete(session);
+    queue.set(session, {
       session,
       digest: policySet?.digest ?? '',
       number: policySet?.version ?? 0,
@@ -105,7 +117,8 @@ export class PolicyPush {
       if (
         session.assigned !== null &&
         session.assigned.digest !== session.held?.digest &&
-        nowMs - session.askedAtMs >= askAgainAfterMs
+        nowMs - session.askedAtMs >= askAgainAfterMs &&
+        !this.#isWaiting(session)
       ) {
         this.mark(session);
       }
@@ -170,16 +183,35 @@ export class PolicyPush {
     }
   }
 
+  #isWaiting(session: AgentSession): boolean {
+    return this.#beginning.has(session) || this.#continuing.has(session);
+  }
+
   #serve(): void {
-    for (const [session, request] of this.#requests) {
-      if (this.#parts >= partsInFlightMax) return;
-      this.#requests.delete(session);
+    while (this.#parts < partsInFlightMax) {
+      const request = this.#next();
+      if (request === undefined) return;
       this.#parts += 1;
       void this.#answer(request).finally(() => {
         this.#parts -= 1;
         this.#serve();
       });
     }
+  }
+
+  #next(): WaitingRequest | undefined {
+    const isBeginnersTurn = this.#partsSinceBeginner >= partsPerBeginner - 1;
+    const queues = isBeginnersTurn
+      ? [this.#beginning, this.#continuing]
+      : [this.#continuing, this.#beginning];
+    for (const queue of queues) {
+      const [first] = queue.values();
+      if (first === undefined) continue;
+      queue.delete(first.session);
+      this.#partsSinceBeginner = queue === this.#beginning ? 0 : this.#partsSinceBeginner + 1;
+      return first;
+    }
+    return undefined;
   }
 
   /** Resolves when the stream has taken the part, or will take nothing any more. */
