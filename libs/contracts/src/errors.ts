@@ -11,7 +11,7 @@ export const errorCodes = {
   invalid_cursor: { status: 400, grpc: 3, title: 'The cursor is not valid here' },
   unauthenticated: { status: 401, grpc: 16, title: 'Sign in or send an API key' },
   invalid_credentials: { status: 401, grpc: 16, title: 'The credentials are not valid' },
-  permission_denied: { status: 403, grpc: 7, title: 'This role may not do that' },
+  permission_denied: { status: 403, grpc: 7, title: 'That is not permitted' },
   sign_up_closed: { status: 403, grpc: 7, title: 'Sign-up is closed on this installation' },
   not_found: { status: 404, grpc: 5, title: 'There is no such thing' },
   method_not_allowed: { status: 405, grpc: 12, title: 'That method is not offered here' },
@@ -133,7 +133,8 @@ export function invalidRequest(
         message: 'is not a field here',
       }));
     }
-    return [{ in: location, path: base, message: issue.message }];
+    const isMissing = issue.code === 'invalid_type' && issue.message.endsWith('received undefined');
+    return [{ in: location, path: base, message: isMissing ? 'is missing' : issue.message }];
   });
   const first = errors[0];
   return new ServiceError('invalid_request', {

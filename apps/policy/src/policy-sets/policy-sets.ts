@@ -29,7 +29,7 @@ import { Inject, Injectable } from '@nestjs/common';
 import { named } from '../policies/policies.ts';
 import { newestReplayOfSet } from '../replays/replay-rows.ts';
 import { OrganizationSigners, type Signer, signWith } from '../signing/organization-signers.ts';
-import { contentBytes, engineSet, hindrance } from './set-content.ts';
+import { checkSettings, contentBytes, engineSet, hindrance } from './set-content.ts';
 import {
   choosePolicies,
   findSet,
@@ -84,6 +84,7 @@ export class PolicySets {
     const { organizationId } = ctx;
     const { policyIds: chosen, ...facts } = input.body;
     const policyIds = chosen.map((id) => toUuid('policy', id));
+    await checkSettings(facts.settings);
     return named(() =>
       this.work.write(ctx, createPolicySet, input, async (transaction, note) => {
         const count = await transaction.policySet.count({
@@ -105,6 +106,7 @@ export class PolicySets {
   async update(ctx: TenantCtx, input: Input<typeof updatePolicySet>) {
     const { policyIds: chosen, ...facts } = input.body;
     const policyIds = chosen?.map((id) => toUuid('policy', id));
+    if (facts.settings) await checkSettings(facts.settings);
     return named(() =>
       this.work.write(ctx, updatePolicySet, input, async (transaction, note) => {
         const row = await lockSet(transaction, ctx, input.params.id);

@@ -1,7 +1,9 @@
 /** What a set says, put together from policies and settings. No I/O. */
 
+import { ServiceError } from '@keystead/contracts/errors';
 import type { PolicyLevel, PolicySetSettings, PolicySource } from '@keystead/contracts/policy';
 import { type PolicySetContent, policySetContent } from '@keystead/contracts/policy-set-content';
+import { compile } from '@keystead/policy-engine/compile';
 
 export interface ChosenPolicy {
   /** Public id. */
@@ -56,6 +58,22 @@ export function policyNames(
   return (policyId) => names.get(namedPolicy(policyId)?.id ?? '');
 }
 
+/** Refuses settings that no set could be signed with, before somebody chooses policies for them. */
+export async function checkSettings(settings: PolicySetSettings): Promise<void> {
+  const compiled = await compile(engineSet([], settings));
+  if (compiled.ok) return;
+  const errors = compiled.problems.slice(0, 20).map(({ where, what }) => ({
+    in: 'body' as const,
+    path: `/settings${'path' in where ? where.path : ''}`,
+    message: what.trim(),
+  }));
+  const [first] = errors;
+  throw new ServiceError('invalid_request', {
+    detail: `body ${first?.path ?? '/settings'}: ${first?.message ?? 'cannot be signed'}`,
+    errors,
+  });
+}
+
 /** The first of what hinders policies to be one set. */
 export function hindrance(
   chosen: readonly ChosenPolicy[],
@@ -64,7 +82,7 @@ export function hindrance(
   const [{ policyId = '', what } = { what: '' }] = problems;
   const name = policyNames(chosen)(policyId);
   const called = name === undefined ? policyId : `"${name}" (${policyId})`;
-  return `the policies do not go together: ${called} ${what}`;
+  return `the policies do not go together: ${`${called} ${what}`.trim()}`;
 }
 
 function enginePolicy(policy: ChosenPolicy): Record<string, unknown> {
