@@ -1,4 +1,5 @@
 /** What the engine says of a policy's text, in the words of the contract. */
+import { ServiceError } from '@keystead/contracts/errors';
 import type { PolicyProblem, PolicySource } from '@keystead/contracts/policy';
 import type { Problem } from '@keystead/policy-engine/problems';
 import { validate } from '@keystead/policy-engine/validate';
@@ -41,3 +42,22 @@ export function shownProblem({
 
 export const isValid = (problems: readonly PolicyProblem[]) =>
   !problems.some(({ severity }) => severity === 'error');
+
+/** Why files cannot be applied: which of them, and what is wrong first in each; undefined when they can. */
+export function whyNotApplied(
+  files: readonly { name: string }[],
+  problemsOf: (file: { name: string }) => readonly PolicyProblem[],
+): ServiceError | undefined {
+  const errors = files.flatMap((file, index) => {
+    const wrong = problemsOf(file).find(({ severity }) => severity === 'error');
+    if (!wrong) return [];
+    return [{ in: 'body' as const, path: `/files/${index}/source/text`, message: wrong.what }];
+  });
+  const [first] = errors;
+  if (!first) return undefined;
+  const { name } = files.find((_, index) => first.path.startsWith(`/files/${index}/`)) ?? {};
+  return new ServiceError('unprocessable', {
+    detail: `the file "${name}" is not valid: ${first.message}; the plan shows all problems`,
+    errors: errors.slice(0, 20),
+  });
+}

@@ -18,7 +18,7 @@ import type { Transaction } from '@keystead/database/database';
 import { Inject, Injectable } from '@nestjs/common';
 import { thoseThatFit } from '../answer-size.ts';
 import { addPolicy, checkEyes, checkPlace, named, nextVersion, removePolicy } from './policies.ts';
-import { checkSource, isValid } from './policy-check.ts';
+import { checkSource, whyNotApplied } from './policy-check.ts';
 import { findVersion, lockPolicy, type PolicyRow, sourceDigest, sourceOf } from './policy-rows.ts';
 
 /** What a plan tells of one file; the rest is there when the file is checked by itself. */
@@ -94,11 +94,8 @@ export class PolicyFiles {
         steps: await plan(transaction, ctx, files, problems, prune),
       }));
     }
-    if (![...problems.values()].every(isValid)) {
-      throw new ServiceError('unprocessable', {
-        detail: 'a file is not valid: ask for the plan to see its problems',
-      });
-    }
+    const refusal = whyNotApplied(files, (file) => problems.get(file as File) ?? []);
+    if (refusal) throw refusal;
     return named(() =>
       this.work.write(ctx, applyPolicies, input, async (transaction, note) => {
         const steps = await plan(transaction, ctx, files, problems, prune);
