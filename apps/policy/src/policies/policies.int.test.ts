@@ -220,6 +220,18 @@ describe('policies as files', () => {
     await expect(apply({ one: 'permit(' }, 'apply')).rejects.toMatchObject({
       code: 'unprocessable',
     });
+    // A draft that somebody has not finished stands in nobody's way as long as it stays as it is.
+    await world.policies.create(
+      ctx,
+      given<typeof createPolicy>({
+        body: createPolicy.body.parse({ name: 'unfinished', source: cedar('permit(') }),
+      }),
+    );
+    const asItIs = { one: denyAll, unfinished: 'permit(' };
+    expect(actions(await apply(asItIs, 'apply'))).toEqual([
+      'unchanged one',
+      'unchanged unfinished',
+    ]);
   });
 });
 

@@ -94,11 +94,16 @@ export class PolicyFiles {
         steps: await plan(transaction, ctx, files, problems, prune),
       }));
     }
-    const refusal = whyNotApplied(files, (file) => problems.get(file as File) ?? []);
-    if (refusal) throw refusal;
     return named(() =>
       this.work.write(ctx, applyPolicies, input, async (transaction, note) => {
         const steps = await plan(transaction, ctx, files, problems, prune);
+        // A draft that is not valid yet may stay as it is: what was exported can be applied.
+        const refusal = whyNotApplied(files, (file) =>
+          steps.some(({ name, action }) => name === file.name && action === 'unchanged')
+            ? []
+            : (problems.get(file as File) ?? []),
+        );
+        if (refusal) throw refusal;
         const done = [];
         for (const step of steps) done.push(await carryOut(transaction, ctx, files, step));
         const changed = done.filter(({ action }) => action !== 'unchanged' && action !== 'keep');

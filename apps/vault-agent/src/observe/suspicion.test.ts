@@ -45,6 +45,8 @@ test('ten denials of one identity within a minute are suspicious, once; spread o
   for (let number = 0; number < 100; number += 1) {
     expect(watch.observe(denied('slow'), startMs + number * 7_000)).toEqual([]);
     expect(watch.observe(denied(`many ${number % 20}`), startMs + number * 500)).toEqual([]);
+    const waiting = { ...denied('patient'), context: { reason: 'approval_pending' } };
+    expect(watch.observe(waiting, startMs + number * 500)).toEqual([]);
   }
 });
 

@@ -107,7 +107,9 @@ export class SuspicionWatch {
       found.push({ kind, identity, count, response });
     };
     const { manyDenials, bulkReading, newNetwork, unusualHour } = this.#rules;
-    if (fact.result === 'denied' && manyDenials.response !== 'off') {
+    // Who asks whether the others have agreed by now was not denied anything.
+    const isWaiting = fact.context?.reason === 'approval_pending';
+    if (fact.result === 'denied' && !isWaiting && manyDenials.response !== 'off') {
       const denials = noteDenial(watched, manyDenials, nowMs);
       if (denials >= manyDenials.count) {
         suspect('MANY_DENIALS', manyDenials.response, denials, manyDenials.withinMs);

@@ -231,7 +231,7 @@ export class PolicyDecider implements Decider {
       return {
         ...deny(throttled.policies, { reason: 'throttled', policySet: set.number, ...told }),
         refusal: new ServiceError('rate_limited', {
-          detail: 'A policy allows this less often',
+          detail: `A policy allows this less often: again in ${throttled.retryAfterSeconds} s`,
           retryAfterSeconds: throttled.retryAfterSeconds,
         }),
       };
