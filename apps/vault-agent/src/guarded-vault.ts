@@ -3,9 +3,10 @@
  * and what its commands do on the spot is this, so that neither comes past the door or the audit.
  */
 import { newUuid } from '@keystead/contracts/ids';
-import type { KeyProvider } from '@keystead/envelope/key-provider';
+import { type KeyProvider, KeyProviderError } from '@keystead/envelope/key-provider';
 import type { KeyProviderConfiguration } from '@keystead/envelope/key-provider-configuration';
 import { openKeyProvider } from '@keystead/envelope/open-key-provider';
+import { FileKeyProvider } from '@keystead/envelope/providers/file';
 import type { Queries } from '@keystead/vault-store/sql/sql-store';
 import type { Logger } from 'pino';
 import { accessHandlers } from './access/access.http.ts';
@@ -211,7 +212,7 @@ export class GuardedVault {
       await trail?.stop().catch(() => undefined);
       await vault?.close().catch(() => undefined);
       await provider.close().catch(() => undefined);
-      throw error;
+      throw keyFileIsMissing(provider, error) ?? error;
     }
   }
 
@@ -270,4 +271,20 @@ export function rotatorsOf({ configuration, locate }: LoadedConfiguration): Rota
     ),
     httpHosts,
   };
+}
+
+/**
+ * A key file that was just made opens no store that has keys already: it was lost, or its disk is not there.
+ * Nothing is left in its place.
+ */
+function keyFileIsMissing(provider: KeyProvider, error: unknown): KeyProviderError | undefined {
+  if (!(provider instanceof FileKeyProvider) || !provider.isNew) return undefined;
+  if (!(error instanceof KeyProviderError) || error.reason !== 'wrong_key') return undefined;
+  provider.takeBack();
+  return new KeyProviderError(
+    'file',
+    'key_not_found',
+    `${provider.describe().location} is missing, and the store has keys that another one wrapped: put the key file back`,
+    { cause: error },
+  );
 }

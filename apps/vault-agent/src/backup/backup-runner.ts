@@ -398,10 +398,18 @@ export class BackupRunner {
       if (this.#options.destinations.some((destination) => destination.label === label)) continue;
       failures.set(
         label,
-        new DestinationError(label, 'misconfigured', 'is not configured any more'),
+        new DestinationError(
+          label,
+          'misconfigured',
+          'is not configured at the agent that makes the backup: start it anew when vault.yaml has changed',
+        ),
       );
     }
     if (failures.size > 0) throw new SomeFailed(failures);
+    // What lies nowhere is no backup.
+    if (this.#chosen(asked).length === 0) {
+      throw new DestinationError('backup', 'misconfigured', 'no destination is configured');
+    }
   }
 
   /** Removes what need not be kept, the manifest first, and files that never got one. */

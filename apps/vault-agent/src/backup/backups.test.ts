@@ -556,6 +556,25 @@ test('a failure is tried again with growing pauses, where it failed alone; the l
   expect(readdirSync(agent.spool)).toEqual([]);
 });
 
+test('what lies at no destination has not succeeded, whoever was asked and whoever makes it', async () => {
+  const maker = await filled({ destinations: [], settings: { schedule: '0 * * * *' } });
+  const asker = await open({ holder: 'a command' });
+  const asked = await asker.backups.request(caller, {});
+  await maker.runner.runWaiting();
+  expect(await asker.backups.run(asked.id)).toMatchObject({
+    state: 'waiting',
+    attempt: 2,
+    problem: {
+      message: expect.stringContaining('is not configured at the agent that makes the backup'),
+    },
+  });
+  await maker.journal.addScheduled(Date.now());
+  await maker.runner.runWaiting();
+  const { items } = await maker.backups.runs({ limit: 10 });
+  expect(items.map(({ state }) => state)).toEqual(['waiting', 'waiting']);
+  expect(maker.reports.map(({ outcome }) => outcome)).toEqual(['failed', 'failed']);
+});
+
 test('one destination that is damaged or away does not matter where another has the backup', async () => {
   const one = new DirectoryDestination(join(folder, 'one'));
   const two = new DirectoryDestination(join(folder, 'two'));

@@ -38,7 +38,6 @@ import { readAccess } from './backup-access.ts';
 import { type BackupHeader, BackupReader, type BackupSummary } from './backup-archive.ts';
 import { authorOf, BackupAuthor } from './backup-author.ts';
 import {
-  type Asked,
   type BackupJournal,
   problemOf,
   type RunResult,
@@ -162,7 +161,11 @@ export class Backups {
       kind: 'backup',
       state: 'waiting',
       requestedBy: identityText(caller.identity),
-      asked: asked as Asked,
+      // Named, because whoever makes it may have read another vault.yaml: it fails there, and is not put elsewhere.
+      asked: {
+        ...asked,
+        destinations: asked.destinations ?? destinations.map(({ label }) => label),
+      },
     });
     runner.poke();
     return this.#waitFor(row.id, waitSeconds);

@@ -1,4 +1,4 @@
-import { readFileSync, statSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import {
   formatIdentity,
@@ -294,6 +294,18 @@ test('a backup is made, listed, verified, drilled and restored over HTTP, and th
 
   expect(await agent.send('DELETE', backup)).toMatchObject({ status: 204 });
   expect(await agent.send('POST', `${backup}/verify`, { body: {} })).toMatchObject({ status: 404 });
+});
+
+test('a key file that is gone is said to be missing, and nothing is made in its place', async () => {
+  const gone = join(agent.folder, 'gone.yaml');
+  const yaml = readFileSync(agent.configuration, 'utf8');
+  writeFileSync(gone, yaml.replace(/key_file: "[^"]*"/, 'key_file: "keys/gone.key"'));
+  for (let attempt = 0; attempt < 2; attempt += 1) {
+    const { code, errors } = await command(['key', 'rotate', '--config', gone]);
+    expect(code).not.toBe(0);
+    expect(errors).toContain('keys/gone.key is missing, and the store has keys');
+    expect(existsSync(join(agent.folder, 'keys/gone.key'))).toBe(false);
+  }
 });
 
 test('a command gives the master key to another provider; the agent says that it needs it', async () => {

@@ -71,6 +71,13 @@ export class FileKeyProvider implements KeyProvider {
     return { kind, keyId: this.#local.keyId, location: this.#path };
   }
 
+  /** Removes the file that this start made, where it opens nothing: the next start finds it missing too. */
+  takeBack(): void {
+    if (!this.isNew) return;
+    rmSync(this.#path, { force: true });
+    syncFolder(dirname(this.#path));
+  }
+
   async close(): Promise<void> {
     this.#local.close();
   }
