@@ -373,11 +373,11 @@ test('a command is carried out once, and only when the control plane signed it',
 });
 
 test('a set that arrives in many parts decides after a restart too, and one of another organization never', {
-  timeout: 120_000,
+  timeout: 200_000,
 }, async () => {
   await enroll();
   const first = run();
-  await plane.until(() => plane.count('heartbeat') >= 1);
+  await plane.until(() => plane.count('heartbeat') >= 1, 30_000);
   const set = await plane.signedSet(plane.organizationId, 7, {
     set: {
       vault: {
@@ -396,7 +396,7 @@ test('a set that arrives in many parts decides after a restart too, and one of a
     $case: 'assignPolicySet',
     value: await plane.signedSet(newUuid(), 8),
   });
-  await plane.until(() => plane.count('policySetReported') === 2);
+  await plane.until(() => plane.count('policySetReported') === 2, 60_000);
   const reports = plane.heard.flatMap(({ message }) => {
     const content = message.payload?.content;
     const kind = content?.$case === 'event' ? content.value.kind : undefined;
@@ -414,7 +414,7 @@ test('a set that arrives in many parts decides after a restart too, and one of a
   await first.exited;
   const hellos = plane.count('hello');
   run();
-  await plane.until(() => plane.count('hello') > hellos);
+  await plane.until(() => plane.count('hello') > hellos, 60_000);
   const hello = plane.heard.findLast(({ kind }) => kind === 'hello')?.message.payload?.content;
   expect(hello?.$case === 'hello' && hello.value.policySet).toEqual(set.policySet);
 });
