@@ -235,6 +235,30 @@ describe('policies as files', () => {
   });
 });
 
+test('two who apply files at once do it one after the other, in whatever order the files are', async () => {
+  const { ctx } = await world.organization();
+  const apply = (names: readonly string[], text: string) =>
+    world.files.apply(
+      ctx,
+      given<typeof applyPolicies>({
+        body: applyPolicies.body.parse({
+          files: names.map((name) => ({ name, source: cedar(text) })),
+          mode: 'apply',
+        }),
+      }),
+    );
+  const names = ['one', 'two', 'three', 'four'];
+  for (let round = 0; round < 3; round += 1) {
+    const answers = await Promise.all([
+      apply(names, `${permitAll} // ${round}`),
+      apply([...names].reverse(), `${denyAll} // ${round}`),
+    ]);
+    expect(answers.every(({ applied }) => applied)).toBe(true);
+  }
+  const { files } = await world.files.export(ctx, given({ query: { limit: 10 } }));
+  expect(new Set(files.map(({ source }) => source.text)).size).toBe(1);
+});
+
 test.each(policyTemplates)('the template $name is valid as it stands', async ({ source }) => {
   const problems = await checkSource(source);
   expect(problems).toEqual([]);

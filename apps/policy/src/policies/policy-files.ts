@@ -96,6 +96,9 @@ export class PolicyFiles {
     }
     return named(() =>
       this.work.write(ctx, applyPolicies, input, async (transaction, note) => {
+        // One after the other: two that change the same policies in another order would wait for each other.
+        await transaction.$executeRaw`
+          select pg_advisory_xact_lock(hashtextextended(${`policy-files/${ctx.organizationId}`}, 0))`;
         const steps = await plan(transaction, ctx, files, problems, prune);
         // A draft that is not valid yet may stay as it is: what was exported can be applied.
         const refusal = whyNotApplied(files, (file) =>
