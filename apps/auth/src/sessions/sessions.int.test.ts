@@ -26,7 +26,6 @@ const signIn = (body: Record<string, unknown>, address?: string) =>
   auth.sessions.create(nobody(address ? { address } : {}), given(createSession, { body }));
 const refresh = (refreshToken: string) =>
   auth.sessions.refresh(nobody(), given(refreshSession, { body: { refreshToken } }));
-const median = (times: number[]) => times.sort((a, b) => a - b)[times.length >> 1] as number;
 
 test('whatever is wrong with a sign-in, the answer is the same', async () => {
   const { email } = await auth.signUp();
@@ -69,7 +68,8 @@ test('the time of a refusal does not tell whether the address is known', async (
       times.push(performance.now() - start);
     }
   }
-  const ratio = median(known) / median(unknown);
+  // The quickest of each: what a busy machine adds to the others says nothing.
+  const ratio = Math.min(...known) / Math.min(...unknown);
   expect(ratio).toBeGreaterThan(0.7);
   expect(ratio).toBeLessThan(1.4);
 });
