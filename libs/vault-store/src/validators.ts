@@ -27,7 +27,7 @@ export const defaultValidators: Validators = {
   token: () => undefined,
   password: (password) =>
     [...password.normalize('NFC')].length < vaultLimits.minPasswordCharacters
-      ? `it has at least ${vaultLimits.minPasswordCharacters} characters`
+      ? `it needs at least ${vaultLimits.minPasswordCharacters} characters`
       : undefined,
   value: () => undefined,
 };

@@ -91,6 +91,9 @@ describe.each(sqlKinds)('on %s', (kind) => {
       ];
       for (const [attempt, code] of refused)
         await expect(attempt()).rejects.toMatchObject({ code });
+      await expect(create({ password: 'short' })()).rejects.toThrow(
+        'it needs at least 12 characters',
+      );
       expect(await vault.records.count()).toBe(0);
     });
 
