@@ -116,8 +116,12 @@ export function addBackupCommands(program: Command, withBackups: WithBackups): v
 
   opening(configured('restore', 'Restore a backup as a whole (--full) or what is selected of it'))
     .argument('<id>', 'bkp_…')
-    .option('--full', 'the vault holds what the backup holds, and nothing else', false)
-    .option('--contents <names>', `some of ${backupContents.join(', ')}`, list)
+    .option('--full', 'of the contents, the vault holds what the backup holds, nothing else', false)
+    .option(
+      '--contents <names>',
+      `some of ${backupContents.join(', ')}; secrets alone where left out`,
+      list,
+    )
     .option('--namespace <patterns>', 'with * for anything', list)
     .option('--secret <patterns>', 'with * for anything', list)
     .option('--record <patterns>', 'ids of records, likewise', list)
