@@ -8,7 +8,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 
-const nodeArguments = [
+export const nodeArguments = [
   '--conditions=keystead-source',
   '--disable-warning=ExperimentalWarning',
   new URL('./main.ts', import.meta.url).pathname,

@@ -233,6 +233,10 @@ async function withVault<T>(
 
 /** Parses and runs; whatever goes wrong is one line on standard error and an exit code. */
 export async function main(argv: string[]): Promise<void> {
+  // Whoever reads the output may go early, as head does: the command ends as it would have.
+  process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+    if (error.code !== 'EPIPE') throw error;
+  });
   try {
     await commandLine().parseAsync(argv);
   } catch (error) {

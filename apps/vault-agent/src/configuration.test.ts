@@ -1,4 +1,4 @@
-import { mkdtempSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import fc from 'fast-check';
@@ -177,4 +177,19 @@ test('durations are read in their units', () => {
   expect(['250ms', '30s', '15m', '24h', '90d'].map(durationMs)).toEqual([
     250, 30_000, 900_000, 86_400_000, 7_776_000_000,
   ]);
+});
+
+test('every piece of vault.yaml in the documentation of its settings is in order, each guard of the key among them', () => {
+  const docs = readFileSync(
+    join(import.meta.dirname, '../../../docs/agent-configuration.md'),
+    'utf8',
+  );
+  const pieces = [...docs.matchAll(/^```yaml\n(.*?)^```$/gms)].map(([, piece = '']) => piece);
+  expect(pieces.map((piece) => problemsOf(`${piece}control_plane: { enabled: false }\n`))).toEqual(
+    pieces.map(() => []),
+  );
+  const guards = pieces.flatMap((piece) => piece.match(/key_management: "(\w+)"/)?.[1] ?? []);
+  expect([...new Set(guards)].sort()).toEqual(
+    ['cloud_kms', 'command', 'environment', 'file', 'hsm', 'passphrase'].sort(),
+  );
 });

@@ -19,17 +19,22 @@ export async function readStatus(config: string): Promise<AgentStatus> {
   try {
     const facts = JSON.parse(await ask(address, loaded)) as Health;
     const { controlPlane, queue } = facts;
+    const isAlone = controlPlane.state === 'disabled';
     return {
       running: true,
       facts: { running: true, ...facts },
       text: [
         `running    ${facts.version}, up ${facts.uptimeSeconds} s, ${facts.status}`,
-        `agent      ${facts.agentName} (${facts.agentId}) of vault ${facts.vaultName} (${facts.vaultId})`,
-        `contact    ${controlPlane.state}${controlPlane.reason ? `: ${controlPlane.reason}` : ''}`,
-        `last heard ${controlPlane.lastContactAt ?? 'never in this run'}`,
+        ...(isAlone
+          ? ['contact    without a control plane']
+          : [
+              `agent      ${facts.agentName} (${facts.agentId}) of vault ${facts.vaultName} (${facts.vaultId})`,
+              `contact    ${controlPlane.state}${controlPlane.reason ? `: ${controlPlane.reason}` : ''}`,
+              `last heard ${controlPlane.lastContactAt ?? 'never in this run'}`,
+            ]),
         `policies   ${policiesOf(facts)}`,
         `queue      ${queue.waiting} waiting, ${queue.refused} refused`,
-        `identity   until ${controlPlane.certificate?.expiresAt ?? 'none'}`,
+        ...(isAlone ? [] : [`identity   until ${controlPlane.certificate?.expiresAt ?? 'none'}`]),
       ].join('\n'),
     };
   } catch (error) {

@@ -20,7 +20,7 @@ import {
 import { TestAuthority } from '@keystead/agent-protocol/test-authority.fixture';
 import { newUuid } from '@keystead/contracts/ids';
 import { afterEach, beforeEach, expect, test } from 'vitest';
-import { command, TestAgent } from './agent-process.fixture.ts';
+import { command, nodeArguments, TestAgent } from './agent-process.fixture.ts';
 import { ControlPlane } from './control-plane.fixture.ts';
 
 let plane: ControlPlane;
@@ -569,4 +569,35 @@ test('status tells a running agent from one that is not', { timeout: 30_000 }, a
   expect(code).toBe(0);
   expect(JSON.parse(output)).toMatchObject({ running: true, vaultId: plane.vaultId });
   expect((await ask()).output).toContain('connected');
+});
+
+test('a command ends in order when the reader of its output went early', {
+  timeout: 20_000,
+}, async () => {
+  const child = spawn(process.execPath, [...nodeArguments, 'backup', 'new-recipient'], {
+    stdio: ['ignore', 'pipe', 'pipe'],
+  });
+  child.stdout.destroy();
+  let errors = '';
+  child.stderr.on('data', (chunk: Buffer) => {
+    errors += chunk.toString();
+  });
+  const code = await new Promise((resolve) => child.once('exit', resolve));
+  expect(errors).toBe('');
+  expect(code).toBe(0);
+});
+
+test('a result that no entry of the audit has is refused, not searched for', {
+  timeout: 20_000,
+}, async () => {
+  const { code, errors } = await command([
+    'audit',
+    'tail',
+    '--config',
+    'x',
+    '--result',
+    'nonsense',
+  ]);
+  expect(errors).toContain('Allowed choices are started, done, denied');
+  expect(code).not.toBe(0);
 });

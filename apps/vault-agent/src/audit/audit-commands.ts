@@ -3,8 +3,8 @@ import { createWriteStream, existsSync, readFileSync, statSync } from 'node:fs';
 import { open } from 'node:fs/promises';
 import type { Writable } from 'node:stream';
 import { finished } from 'node:stream/promises';
-import { type TrustedHead, trustedHead } from '@keystead/contracts/agent-api/audit';
-import { type Command, InvalidArgumentError } from 'commander';
+import { auditResults, type TrustedHead, trustedHead } from '@keystead/contracts/agent-api/audit';
+import { type Command, InvalidArgumentError, Option } from 'commander';
 import { z } from 'zod';
 import { type OperationLine, parseLine } from './audit-entry.ts';
 import { closedFiles, readLines } from './audit-files.ts';
@@ -158,7 +158,7 @@ function filtered(command: Command): Command {
     .option('--action <action>', 'what, like secret.read-value')
     .option('--namespace <name>', 'in which namespace')
     .option('--secret <name>', 'on which secret')
-    .option('--result <result>', 'started, done, denied, refused, throttled or failed')
+    .addOption(new Option('--result <result>', 'with what result').choices(auditResults))
     .option('--request <id>', 'in which request');
 }
 
