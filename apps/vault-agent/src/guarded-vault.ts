@@ -284,7 +284,7 @@ function keyFileIsMissing(provider: KeyProvider, error: unknown): KeyProviderErr
   return new KeyProviderError(
     'file',
     'key_not_found',
-    `${provider.describe().location} is missing, and the store has keys that another one wrapped: put the key file back`,
+    `${provider.describe().location} is missing, and the store has keys already: ${error.message.replace(/, and this one is .*$/, '')}`,
     { cause: error },
   );
 }
