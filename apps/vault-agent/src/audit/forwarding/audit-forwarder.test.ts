@@ -174,6 +174,20 @@ test('a position of another chain is none: after a log was replaced all of the n
   await until(() => holdsAll(receiver, logFile));
 });
 
+test('what was only read when it is stopped is not sent, nor taken for sent', async () => {
+  const make = receivers['a file'] as () => Promise<Receiver>;
+  const receiver = await make();
+  const { logFile, trail } = await begin();
+  await record(trail, 0, 20);
+  const first = forward(logFile, receiver.destination());
+  await first.stop();
+  expect(receiver.lines()).toEqual([]);
+  expect(first.confirmed).toBe(0);
+  forward(logFile, receiver.destination());
+  await until(() => holdsAll(receiver, logFile));
+  expect(receiver.lines()).toEqual(logged(logFile));
+});
+
 test('what is turned on while it runs gets what is kept, goes on where it was after it was off, and nobody else gets anything', async () => {
   const make = receivers['a file'] as () => Promise<Receiver>;
   const [on, siem, never] = await Promise.all([make(), make(), make()]);

@@ -136,7 +136,13 @@ export class AuditForwarder {
   async #forwardAll(): Promise<void> {
     try {
       while (!this.#stopping) {
+        const readBefore = this.#position.sequence;
         const lines = await this.#position.read();
+        if (this.#stopping) {
+          // Not sent, so not to be taken for sent by the last confirmation.
+          this.#position.rewind(readBefore);
+          return;
+        }
         if (this.#position.chain !== this.#chain) {
           if (this.#chain !== undefined) this.#confirmed = 0;
           this.#chain = this.#position.chain;
