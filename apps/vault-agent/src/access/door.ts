@@ -25,8 +25,8 @@ export interface PolicyVerdict {
   context?: Readonly<Record<string, string | number | boolean>>;
   /** What the caller is told of a denial, where it is more than that. */
   refusal?: ServiceError;
-  /** Undoes what the verdict has used up, where what it permits did not happen. */
-  giveBack?: () => Promise<void>;
+  /** Undoes what the verdict has used up, where what it permits did not happen: not at all, or refused. */
+  giveBack?: (begun: 'not_begun' | 'refused') => Promise<void>;
 }
 
 /** A second opinion, asked only about what roles permit. */
@@ -179,7 +179,7 @@ export class Door {
         await this.#record(caller, errand, 'started', 'started', decision);
       }
     } catch (error) {
-      await giveBack(decisions);
+      await giveBack(decisions, 'not_begun');
       throw error;
     }
     return this.#await(caller, errand, decisions, (async () => work(decision))(), begunMs);
@@ -211,7 +211,7 @@ export class Door {
     begunMs: number,
   ): Promise<never> {
     // Of a failure nobody knows how far the work came.
-    if (resultOf(error) !== 'failed') await giveBack(decisions);
+    if (resultOf(error) !== 'failed') await giveBack(decisions, 'refused');
     const decision = decisions[0] as Permitted;
     await this.#record(caller, errand, 'outcome', resultOf(error), decision, error);
     this.#settle(errand, resultOf(error), begunMs);
@@ -317,8 +317,11 @@ export class Door {
 }
 
 /** What cannot be given back stays used: the caller hears of what went wrong before. */
-async function giveBack(decisions: readonly Permitted[]): Promise<void> {
-  for (const decision of decisions) await decision.giveBack?.().catch(() => undefined);
+async function giveBack(
+  decisions: readonly Permitted[],
+  begun: 'not_begun' | 'refused',
+): Promise<void> {
+  for (const decision of decisions) await decision.giveBack?.(begun).catch(() => undefined);
 }
 
 /** What decided comes first: the audit cuts what is too much. */

@@ -326,6 +326,63 @@ const needsApproval = {
 const pendingId = (answer: unknown) =>
   /apr_[0-9a-z]{26}/.exec((answer as ServiceError).detail ?? '')?.[0] ?? '';
 
+test('a throttle counts what is let through alone, and refuses before anybody is asked to agree', async () => {
+  await hold({
+    guarded:
+      '@require_approval("1 of security within 1 hour") @throttle("2 per hour by identity") permit (principal, action, resource);',
+  });
+  const ann = person('ann');
+  const agree = (id: string) => approvals.decide(person('bob', ['security']), id, 'approve', '');
+  const parked = pendingId(await ask(ann));
+  // Asking whether the others have agreed by now is not counted.
+  for (let number = 0; number < 5; number += 1) expect(pendingId(await ask(ann))).toBe(parked);
+  await agree(parked);
+  expect(await ask(ann)).toBe('done');
+  // Two that are granted at once: one place is left.
+  for (const action of ['secret.read', 'secret.delete'] as const) {
+    await agree(pendingId(await ask(ann, action)));
+  }
+  const both = await Promise.all([ask(ann, 'secret.read'), ask(ann, 'secret.delete')]);
+  expect(both.filter((answer) => answer === 'done')).toHaveLength(1);
+  expect(both).toContainEqual(expect.objectContaining({ code: 'rate_limited' }));
+  expect(await ask(ann)).toMatchObject({ code: 'rate_limited', retryAfterSeconds: 3_600 });
+  // Nothing more waits, and what was granted and not used is still there.
+  const { items } = await approvals.list({ limit: 10 });
+  expect(items.map(({ state }) => state).sort()).toEqual(['approved', 'used', 'used']);
+});
+
+test('what never began, and what is told once more, takes no place of a throttle; what failed does', async () => {
+  await hold({
+    slow: '@throttle("2 per hour by identity") permit (principal, action, resource);',
+    alone:
+      '@throttle("1 per minute by secret") permit (principal, action == Action::"secret.create", resource);',
+  });
+  const perform = (more: object, work: () => unknown = () => 'done') =>
+    door
+      .perform(
+        person('ann'),
+        { action: 'secret.create', operation: 'test', resource: secret, effect: 'write', ...more },
+        work,
+      )
+      .catch((error: unknown) => error);
+  expect(await perform({})).toBe('done');
+  // One of two is late: the other is not counted.
+  for (let number = 0; number < 3; number += 1) {
+    expect(await perform({})).toMatchObject({ code: 'rate_limited', retryAfterSeconds: 60 });
+  }
+  expect(await perform({ effect: 'read', isRepeated: true })).toBe('done');
+  pass(60);
+  // Its second part is refused: nothing of it happens.
+  const also = [{ action: 'secret.create', resource: secret }];
+  expect(await perform({ also })).toMatchObject({ code: 'rate_limited' });
+  const missing = () => {
+    throw new ServiceError('not_found');
+  };
+  expect(await perform({}, missing)).toMatchObject({ code: 'not_found' });
+  pass(60);
+  expect(await perform({})).toMatchObject({ code: 'rate_limited', retryAfterSeconds: 3_480 });
+});
+
 test('an approval is used by what happens alone, and a repetition needs none', async () => {
   await hold(needsApproval);
   const perform = (more: object, work: () => unknown = () => 'done') =>

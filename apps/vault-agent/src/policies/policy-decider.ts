@@ -34,7 +34,7 @@ import {
   type ResourceFacts,
   type ResourceFactsReader,
 } from './resource-facts.ts';
-import { Throttles } from './throttles.ts';
+import { type Demand, Throttles } from './throttles.ts';
 
 export interface PolicyDeciderOptions {
   held: Pick<HeldPolicies, 'active' | 'previous' | 'staleness'>;
@@ -226,19 +226,65 @@ export class PolicyDecider implements Decider {
     if (!isAllowed) {
       return deny(decision.policyIds, { ...contextOf(decision, request, set.number), ...told });
     }
-    const throttled = this.#throttle(caller, resource, decision.obligations);
-    if (throttled !== undefined) {
-      return {
-        ...deny(throttled.policies, { reason: 'throttled', policySet: set.number, ...told }),
-        refusal: new ServiceError('rate_limited', {
-          detail: `A policy allows this less often: again in ${throttled.retryAfterSeconds} s`,
-          retryAfterSeconds: throttled.retryAfterSeconds,
-        }),
-      };
-    }
-    // Those who agreed have agreed to it once, and it is not done again.
-    if (requirements.length === 0 || isRepeated) return permit(decision.policyIds, told);
-    return this.#approve(caller, action, resource, decision, requirements, told);
+    // Done before: it is counted, and those who agreed have agreed to it once, and it is not done again.
+    if (isRepeated) return permit(decision.policyIds, told);
+    const demands = demandsOf(caller, resource, decision.obligations);
+    const throttled = this.#throttled(demands, set.number, told);
+    // Nobody is asked to agree to what would be refused all the same.
+    if (throttled !== undefined) return throttled;
+    if (requirements.length === 0) return this.#letThrough(decision.policyIds, told, demands);
+    return this.#approve(
+      caller,
+      action,
+      resource,
+      decision,
+      requirements,
+      told,
+      (context, giveBack) =>
+        // Others may have been let through while the store was asked.
+        this.#throttled(demands, set.number, context) ??
+        this.#letThrough(decision.policyIds, context, demands, giveBack),
+    );
+  }
+
+  #throttled(
+    demands: readonly Counted[],
+    setNumber: number,
+    told: Context,
+  ): PolicyVerdict | undefined {
+    const late = this.#throttles.late(demands);
+    if (late.length === 0) return undefined;
+    const retryAfterSeconds = Math.max(...late.map((each) => each.retryAfterSeconds));
+    return {
+      ...deny(
+        late.map(({ policyId }) => policyId),
+        { reason: 'throttled', policySet: setNumber, ...told },
+      ),
+      refusal: new ServiceError('rate_limited', {
+        detail: `A policy allows this less often: again in ${retryAfterSeconds} s`,
+        retryAfterSeconds,
+      }),
+    };
+  }
+
+  /** Counts what is let through, however it ends then; what does not begin is not counted. */
+  #letThrough(
+    policyIds: readonly string[],
+    context: Context,
+    demands: readonly Counted[],
+    giveBack?: () => Promise<void>,
+  ): PolicyVerdict {
+    const permitted = permit(policyIds, context);
+    if (demands.length === 0)
+      return giveBack === undefined ? permitted : { ...permitted, giveBack };
+    const places = this.#throttles.take(demands);
+    return {
+      ...permitted,
+      giveBack: async (begun) => {
+        if (begun === 'not_begun') places.giveBack();
+        await giveBack?.();
+      },
+    };
   }
 
   /** Roles decided alone: what a policy would have read is noted as far as it costs nothing. */
@@ -258,8 +304,10 @@ export class PolicyDecider implements Decider {
     decision: Decision,
     requirements: Extract<Obligation, { kind: 'require_approval' }>[],
     told: Context,
+    granted: (context: Context, giveBack: () => Promise<void>) => PolicyVerdict,
   ): Promise<PolicyVerdict> {
-    const permission = await this.#options.approvals.require(
+    const { approvals, log } = this.#options;
+    const permission = await approvals.require(
       caller,
       action,
       resource,
@@ -272,10 +320,13 @@ export class PolicyDecider implements Decider {
     );
     const { id, outcome } = permission;
     if (outcome === 'granted') {
-      return {
-        ...permit(decision.policyIds, { ...told, approval: id }),
-        giveBack: () => this.#options.approvals.giveBack(id),
-      };
+      const giveBack = () => approvals.giveBack(id);
+      const verdict = granted({ ...told, approval: id }, giveBack);
+      if (verdict.effect === 'permit') return verdict;
+      await giveBack().catch((error: unknown) =>
+        log.warn({ err: error, approval: id }, 'an approval could not be given back'),
+      );
+      return verdict;
     }
     const until = new Date(permission.expiresAtMs).toISOString();
     const wanted = requirements
@@ -358,30 +409,6 @@ export class PolicyDecider implements Decider {
     return context;
   }
 
-  #throttle(
-    caller: Caller,
-    { namespace = '', secret = '' }: ResourceReference,
-    obligations: readonly Obligation[],
-  ): { retryAfterSeconds: number; policies: string[] } | undefined {
-    const late: { retryAfterSeconds: number; policy: string }[] = [];
-    for (const each of obligations) {
-      if (each.kind !== 'throttle') continue;
-      const counted = {
-        identity: identityText(caller.identity),
-        address: caller.address,
-        secret: `${namespace}/${secret}`,
-      }[each.by];
-      const key = JSON.stringify([each.policyId, each.by, counted]);
-      const retryAfterSeconds = this.#throttles.take(key, each.limit, each.windowSeconds);
-      if (retryAfterSeconds !== undefined) late.push({ retryAfterSeconds, policy: each.policyId });
-    }
-    if (late.length === 0) return undefined;
-    return {
-      retryAfterSeconds: Math.max(...late.map((each) => each.retryAfterSeconds)),
-      policies: late.map(({ policy }) => policy),
-    };
-  }
-
   #count(
     set: { number: number; digest: string },
     isAllowed: boolean,
@@ -417,11 +444,31 @@ export class PolicyDecider implements Decider {
 }
 
 type Context = Record<string, string | number | boolean>;
+type Counted = Demand & { policyId: string };
 type Known = (resource: ListedResource) => ResourceFacts | Promise<ResourceFacts>;
 
 /** Without waiting where there is nothing to wait for. */
 function after<A, B>(given: A | Promise<A>, then: (given: A) => B): B | Promise<B> {
   return given instanceof Promise ? given.then(then) : then(given);
+}
+
+/** What is to be counted, by whom each policy says. Another window is counted for itself. */
+function demandsOf(
+  caller: Caller,
+  { namespace = '', secret = '' }: ResourceReference,
+  obligations: readonly Obligation[],
+): Counted[] {
+  return obligations.flatMap((each) => {
+    if (each.kind !== 'throttle') return [];
+    const { by, limit, policyId, windowSeconds } = each;
+    const counted = {
+      identity: identityText(caller.identity),
+      address: caller.address,
+      secret: `${namespace}/${secret}`,
+    }[by];
+    const key = JSON.stringify([policyId, by, windowSeconds, counted]);
+    return [{ key, limit, windowSeconds, policyId }];
+  });
 }
 
 function permit(decidedBy: readonly string[], context?: Context): PolicyVerdict {
