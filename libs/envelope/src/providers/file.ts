@@ -28,7 +28,7 @@ import {
   type WrappedKey,
 } from '../key-provider.ts';
 import { SecretKey } from '../secret-key.ts';
-import { LocalKey, parseKeyText } from './local-key.ts';
+import { LocalKey, localKeyId, parseKeyText } from './local-key.ts';
 
 const kind = 'file';
 /** A line of base64 and space around it. */
@@ -71,11 +71,23 @@ export class FileKeyProvider implements KeyProvider {
     return { kind, keyId: this.#local.keyId, location: this.#path };
   }
 
-  /** Removes the file that this start made, where it opens nothing: the next start finds it missing too. */
+  /**
+   * Removes the file that this start made, where it opens nothing: the next start finds it missing too. What
+   * somebody has put in its place meanwhile, as a restored key, stays.
+   */
   takeBack(): void {
-    if (!this.isNew) return;
+    if (!this.isNew || !this.#isOurs()) return;
     rmSync(this.#path, { force: true });
     syncFolder(dirname(this.#path));
+  }
+
+  #isOurs(): boolean {
+    try {
+      using there = read(this.#path);
+      return localKeyId(there) === this.#local.keyId;
+    } catch {
+      return false;
+    }
   }
 
   async close(): Promise<void> {

@@ -81,6 +81,21 @@ test('the first start makes the file for its owner alone', async () => {
   expect((await openFileKey({ path, create: true })).isNew).toBe(false);
 });
 
+test('what a start made is taken back, and nothing that somebody put in its place or that was there', async () => {
+  const path = fresh('key');
+  const made = await openFileKey({ path, create: true });
+  await made.close();
+  made.takeBack();
+  expect(existsSync(path)).toBe(false);
+  const again = await openFileKey({ path, create: true });
+  const restored = `${randomBytes(32).toString('base64')}\n`;
+  writeFileSync(path, restored);
+  again.takeBack();
+  expect(readFileSync(path, 'utf8')).toBe(restored);
+  (await openFileKey({ path, create: true })).takeBack();
+  expect(readFileSync(path, 'utf8')).toBe(restored);
+});
+
 test('where a missing file may not be made it is missed', async () => {
   const path = fresh('key');
   expect(await refusal(openFileKey({ path, create: false }))).toBe('key_not_found');
