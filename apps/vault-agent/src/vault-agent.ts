@@ -38,10 +38,7 @@ import { HeldPolicies } from './policies/held-policies.ts';
 import { policyTrustOf } from './policies/policy-trust.ts';
 import { DecisionJournal } from './policies/replays/decision-journal.ts';
 import { Replays } from './policies/replays/replays.ts';
-import {
-  type EffectiveConfiguration,
-  effectiveConfiguration,
-} from './policies/rolled-out-configuration.ts';
+import { effectiveConfiguration } from './policies/rolled-out-configuration.ts';
 import type { Circuit } from './store/store-breaker.ts';
 import { NameReferences } from './upward/name-references.ts';
 import { agentVersion } from './version.ts';
@@ -158,6 +155,7 @@ export class VaultAgent implements HealthSource {
           anchor: guarded.policies.anchorOf(this.#ids.agentId),
           trust: () => policyTrustOf(identities.current),
           configure: (fromSet) => this.#configure(fromSet),
+          configured: () => guarded.policies.configuration,
           audit: (number, isTaken, facts) => guarded.policies.auditSet(number, isTaken, facts),
           now: Date.now,
           record: (kind) => {
@@ -299,10 +297,7 @@ export class VaultAgent implements HealthSource {
   }
 
   /** Takes over what the policy set says of the configuration and the file does not. */
-  #configure(
-    fromSet: AgentConfiguration,
-    loaded: LoadedConfiguration = this.#loaded,
-  ): EffectiveConfiguration {
+  #configure(fromSet: AgentConfiguration, loaded: LoadedConfiguration = this.#loaded): void {
     this.#fromSet = fromSet;
     // Receivers are those that this run began with, also after vault.yaml was read again.
     const effective = effectiveConfiguration(loaded, fromSet, this.#reporting?.forwarding.declared);
@@ -321,7 +316,6 @@ export class VaultAgent implements HealthSource {
     }
     const perSecond = settings.requestsPerSecondPerIdentity.value;
     if (this.#http !== undefined && perSecond !== null) this.#http.requestsPerSecond = perSecond;
-    return effective;
   }
 
   /** What waits for approval here can be decided in the control plane as well. */

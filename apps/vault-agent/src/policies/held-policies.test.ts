@@ -48,6 +48,7 @@ let digests: string[] = [];
 let unknownDestinations: number[] = [];
 let anchored: AnchoredSet | undefined;
 let isStoreAway: boolean;
+let slowStore: Promise<void> | undefined;
 let folder: string;
 let nowMs: number;
 let monotonicMs = 0;
@@ -63,6 +64,7 @@ beforeEach(() => {
   unknownDestinations = [];
   anchored = undefined;
   isStoreAway = false;
+  slowStore = undefined;
 });
 afterEach(() => rmSync(folder, { recursive: true, force: true }));
 
@@ -73,17 +75,18 @@ const open = () =>
     anchor: {
       read: async () => anchored,
       write: async (set) => {
+        await slowStore;
         if (isStoreAway) throw new Error('the store is away');
         anchored = set;
       },
     },
     configure: (given) => {
       configured = given;
-      return {
-        digest: JSON.stringify(given),
-        unknownDestinations: given.auditForwarding ?? [],
-      };
     },
+    configured: () => ({
+      digest: JSON.stringify(configured),
+      unknownDestinations: configured.auditForwarding ?? [],
+    }),
     trust: () => ({ root: authority.root, trustDomain: testTrustDomain, organizationId }),
     now: () => nowMs,
     monotonicMs: () => monotonicMs,
@@ -227,6 +230,11 @@ test('the configuration of a set is taken over with it, wholly or not at all, al
   expect(digests).toEqual(Array(10).fill(JSON.stringify(configuration)));
   // How many receivers of the audit are not known here is told with it.
   expect(unknownDestinations).toEqual(Array(10).fill(2));
+  // What is told is what holds then: vault.yaml was read again, and names one of them by now.
+  configured = { ...configuration, auditForwarding: ['siem'] };
+  await held.receive(arrived(6, { configuration: { secretMaxVersions: 500 } as never }));
+  expect(digests.at(-1)).toBe(JSON.stringify(configured));
+  expect(unknownDestinations.at(-1)).toBe(1);
   configured = {};
   await open();
   expect(configured).toEqual(configuration);
@@ -255,11 +263,48 @@ test('a store that could not be told is told later; one that is behind the files
   expect(await held.receive(one)).toEqual({ outcome: 'active' });
   expect(anchored).toBeUndefined();
   isStoreAway = false;
-  held.tick();
-  await expect.poll(() => anchored).toEqual({ number: 3, digest: one.digest });
+  await expect
+    .poll(() => {
+      held.tick();
+      return anchored;
+    })
+    .toEqual({ number: 3, digest: one.digest });
   anchored = { number: 2, digest: 'a'.repeat(64) };
   expect(decision(await open())).toBe('allow');
   expect(anchored).toEqual({ number: 3, digest: one.digest });
+});
+
+test('an older set is never told to the store after a newer one, however slow and broken it is', async () => {
+  const held = await open();
+  const one = arrived(1);
+  isStoreAway = true;
+  await held.receive(one);
+  await new Promise((resolve) => setImmediate(resolve));
+  // The second try for the old set hangs, and fails when the new one is active already.
+  const hanging = Promise.withResolvers<void>();
+  slowStore = hanging.promise;
+  held.tick();
+  slowStore = undefined;
+  isStoreAway = false;
+  const two = arrived(2, { predecessor: one.digest });
+  const taken = held.receive(two);
+  await expect.poll(() => readFileSync(join(folder, 'held.json'), 'utf8')).toContain(two.digest);
+  await new Promise((resolve) => setImmediate(resolve));
+  hanging.reject(new Error('the store is away'));
+  expect(await taken).toEqual({ outcome: 'active' });
+  await new Promise((resolve) => setImmediate(resolve));
+  expect(anchored).toEqual({ number: 2, digest: two.digest });
+  held.tick();
+  await new Promise((resolve) => setImmediate(resolve));
+  expect(anchored).toEqual({ number: 2, digest: two.digest });
+});
+
+test('a set that is on the disk decides, also where what it replaces cannot be removed', async () => {
+  const held = await open();
+  const stuck = join(folder, `${'a'.repeat(64)}.json`);
+  mkdirSync(stuck, { recursive: true });
+  expect(await held.receive(arrived(1))).toEqual({ outcome: 'active' });
+  expect((await open()).held).toMatchObject({ version: 1 });
 });
 
 test('what is not signed by this organization below our root is refused, and the old set goes on', async () => {

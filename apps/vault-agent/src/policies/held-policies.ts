@@ -33,13 +33,10 @@ export interface HeldPoliciesOptions {
   trust: () => PolicyTrust;
   now: () => number;
   monotonicMs?: () => number;
-  /**
-   * Takes over what the set says of the agent's configuration, all of it at once; it was checked before.
-   * @returns what is told of what holds then
-   */
-  configure?: (
-    configuration: AgentConfiguration,
-  ) => Pick<EffectiveConfiguration, 'digest' | 'unknownDestinations'>;
+  /** Takes over what the set says of the agent's configuration, all of it at once; it was checked before. */
+  configure?: (configuration: AgentConfiguration) => void;
+  /** What holds now, also after vault.yaml was read again. */
+  configured?: () => Pick<EffectiveConfiguration, 'digest' | 'unknownDestinations'> | undefined;
   /** For the owner's audit: what became of a set, in words, and whether it decides. */
   audit?: (number: number, isTaken: boolean, facts: Record<string, string>) => void;
   /** Kept for the control plane until its receipt. */
@@ -75,8 +72,10 @@ export class HeldPolicies {
   #pointer: Pointer | undefined;
   /** What was made active last, where the files do not have it any more. */
   #lost: AnchoredSet | undefined;
-  /** What the store is still to be told. */
+  /** What the store is still to be told: the newest alone. */
   #unanchored: AnchoredSet | undefined;
+  /** The store is told one after the other: an older set must not come after a newer one. */
+  #anchoring: Promise<void> | undefined;
   #active: ActiveSet | undefined;
   #previous: ActiveSet | undefined;
   #heardAtMs = 0;
@@ -84,7 +83,6 @@ export class HeldPolicies {
   #heardMonotonicMs = 0;
   #heardWrittenAtMs = 0;
   #isStale = false;
-  #configured: { digest: string; unknownDestinations: number } | undefined;
   /** Sets are taken one after the other. */
   #taking: Promise<unknown> = Promise.resolve();
 
@@ -160,7 +158,7 @@ export class HeldPolicies {
 
   /** Called now and then: says when a set has become stale, and when it is no longer. */
   tick(): void {
-    if (this.#unanchored !== undefined) void this.#anchor(this.#unanchored);
+    if (this.#unanchored !== undefined && this.#anchoring === undefined) void this.#tellAnchor();
     const { number, digest, staleness } = this.#active ?? {};
     if (number === undefined || digest === undefined) return;
     const silentMs = Math.max(
@@ -227,12 +225,27 @@ export class HeldPolicies {
     return { outcome: 'active' };
   }
 
+  /** Resolves when the store was told, or could not be. */
   async #anchor(set: AnchoredSet): Promise<void> {
-    this.#unanchored = undefined;
+    this.#unanchored = set;
+    await this.#anchoring;
+    await this.#tellAnchor();
+  }
+
+  #tellAnchor(): Promise<void> {
+    this.#anchoring ??= this.#writeAnchor().finally(() => {
+      this.#anchoring = undefined;
+    });
+    return this.#anchoring;
+  }
+
+  async #writeAnchor(): Promise<void> {
+    const set = this.#unanchored;
+    if (set === undefined) return;
     try {
       await this.#options.anchor.write(set);
+      if (this.#unanchored === set) this.#unanchored = undefined;
     } catch (error) {
-      this.#unanchored ??= set;
       this.#options.log.warn(
         { err: error, number: set.number },
         'the store could not be told which policy set is active: it is tried again',
@@ -271,11 +284,7 @@ export class HeldPolicies {
   }
 
   #configure(): void {
-    const effective = this.#options.configure?.(this.#active?.configuration ?? {});
-    this.#configured = effective && {
-      digest: effective.digest,
-      unknownDestinations: effective.unknownDestinations.length,
-    };
+    this.#options.configure?.(this.#active?.configuration ?? {});
   }
 
   #noteHeard(atMs: number): void {
@@ -306,14 +315,15 @@ export class HeldPolicies {
       outcome: nameOfOutcome(outcome),
       ...(problem === PolicySetProblem.UNSPECIFIED ? {} : { problem: nameOfProblem(problem) }),
     });
+    const configured = this.#options.configured?.();
     this.#options.record({
       $case: 'policySetReported',
       value: {
         policySet: { version: number, digest },
         outcome,
         problem,
-        configurationDigest: this.#configured?.digest ?? '',
-        unknownDestinations: this.#configured?.unknownDestinations ?? 0,
+        configurationDigest: configured?.digest ?? '',
+        unknownDestinations: configured?.unknownDestinations.length ?? 0,
       },
     });
   }

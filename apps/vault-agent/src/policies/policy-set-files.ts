@@ -64,12 +64,17 @@ export class PolicySetFiles {
     writeDurably(join(this.#folder, 'heard'), String(atMs), 0o600);
   }
 
+  /** What cannot be removed now is tried again with the next set: it decides nothing. */
   #removeOthers({ active, predecessor }: Pointer): void {
     const kept = new Set([`${active.digest}.json`, `${predecessor?.digest ?? ''}.json`]);
-    for (const name of readdirSync(this.#folder)) {
-      if (/^[0-9a-f]{64}\.json$/.test(name) && !kept.has(name)) {
-        removeDurably(join(this.#folder, name));
+    try {
+      for (const name of readdirSync(this.#folder)) {
+        if (/^[0-9a-f]{64}\.json$/.test(name) && !kept.has(name)) {
+          removeDurably(join(this.#folder, name));
+        }
       }
+    } catch {
+      // The new set is held already.
     }
   }
 }
