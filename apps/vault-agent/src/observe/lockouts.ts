@@ -84,12 +84,14 @@ export class Lockouts {
     const found = this.#identities.get(key);
     if (found === undefined) return undefined;
     if (found.untilMs === null || this.#now() < found.untilMs) return found;
-    this.#identities.delete(key);
-    this.#write();
+    this.#look();
+    if (this.#identities.delete(key)) this.#write();
     return undefined;
   }
 
   lockIdentity(identity: AuditIdentity, reason: string, forMs: number): void {
+    // What was taken away a moment ago does not come back with this one.
+    this.#look();
     const nowMs = this.#now();
     const [oldest] = this.#identities.keys();
     if (this.#identities.size >= suspicionLimits.lockouts && oldest !== undefined) {
@@ -103,6 +105,7 @@ export class Lockouts {
   }
 
   lockAgent(reason: string): void {
+    this.#look();
     this.#agent = { kind: '', id: '', reason, sinceMs: this.#now(), untilMs: null };
     this.#log.error({ reason }, 'the agent is locked: "keystead-agent unlock" opens it');
     this.#write();

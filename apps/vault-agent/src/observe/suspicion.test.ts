@@ -174,6 +174,26 @@ test('a locked agent is locked for everybody but itself, until its owner unlocks
   lockouts.stop();
 });
 
+test('what the owner unlocked does not come back with the next lock, nor when another one ends', () => {
+  const file = freshFile('lockouts.json');
+  const clock = { nowMs: startMs };
+  const lockouts = new Lockouts(file, log, () => clock.nowMs);
+  const [a, b, c] = [by('a').identity, by('b').identity, by('c').identity];
+  lockouts.lockIdentity(a, 'MANY_DENIALS', 900_000);
+  lockouts.lockIdentity(b, 'MANY_DENIALS', 60_000);
+  expect(unlock(file)).toBe(2);
+  // Before it has looked.
+  lockouts.lockIdentity(c, 'MANY_DENIALS', 900_000);
+  expect(lockouts.of(a)).toBeUndefined();
+  expect(readLockouts(file).identities).toMatchObject([{ id: c.id }]);
+  lockouts.lockIdentity(b, 'MANY_DENIALS', 60_000);
+  expect(unlock(file)).toBe(2);
+  clock.nowMs += 60_000;
+  expect(lockouts.of(b)).toBeUndefined();
+  expect(lockouts.of(c)).toBeUndefined();
+  expect(existsSync(file)).toBe(false);
+});
+
 test('a file of locks that cannot be read locks, rather than opens', () => {
   const file = freshFile('lockouts.json');
   writeFileSync(file, '{"agent": nonsense');
@@ -230,6 +250,15 @@ test('rules that change in a run go by what was counted and learned, and a new r
   watch.rules = { ...off, manyDenials: { ...rules.manyDenials, count: 2 } };
   expect(watch.observe(denied('a'), startMs + 13)).toEqual([]);
   expect(watch.observe(denied('a'), startMs + 14)).toMatchObject([{ count: 2 }]);
+});
+
+test('what was told and counted by a clock that was ahead silences nothing once it is right', () => {
+  const watch = watchWith({ manyDenials: rules.manyDenials });
+  const findings = (atMs: number, count: number) =>
+    Array.from({ length: count }, (_, number) => watch.observe(denied('a'), atMs + number)).flat();
+  expect(findings(startMs + dayMs, 10)).toHaveLength(1);
+  expect(findings(startMs, 9)).toEqual([]);
+  expect(findings(startMs + 9, 1)).toMatchObject([{ kind: 'MANY_DENIALS', count: 10 }]);
 });
 
 test('after a lock is counted anew, and who goes on is locked again, however long the window is', () => {

@@ -101,7 +101,8 @@ export class SuspicionWatch {
     const found: Suspicion[] = [];
     const suspect = (kind: SuspicionKind, response: Response, count: number, windowMs: number) => {
       const toldAtMs = watched.toldAtMs[kind];
-      if (response === 'off' || (toldAtMs !== undefined && nowMs - toldAtMs < windowMs)) return;
+      if (response === 'off') return;
+      if (toldAtMs !== undefined && isWithin(windowMs, toldAtMs, nowMs)) return;
       watched.toldAtMs[kind] = nowMs;
       if (response !== 'notice') countAnew(watched, kind);
       found.push({ kind, identity, count, response });
@@ -223,7 +224,12 @@ function noteDenial(
   watched.denialsAtMs.push(nowMs);
   if (watched.denialsAtMs.length > count)
     watched.denialsAtMs.splice(0, watched.denialsAtMs.length - count);
-  return watched.denialsAtMs.filter((atMs) => nowMs - atMs < withinMs).length;
+  return watched.denialsAtMs.filter((atMs) => isWithin(withinMs, atMs, nowMs)).length;
+}
+
+/** What lies in the future is of a clock that was wrong, and neither counts nor keeps silent. */
+function isWithin(windowMs: number, atMs: number, nowMs: number): boolean {
+  return atMs <= nowMs && nowMs - atMs < windowMs;
 }
 
 /** Different secrets read in the half window before and the current one. */
