@@ -180,6 +180,7 @@ export class AuditTrail {
   #operationsSinceHead = 0;
   #headWaits = false;
   #stopping = false;
+  #stopped: Promise<void> | undefined;
   #factListeners: ((fact: AuditFact) => void)[] = [];
   #headListeners: ((head: AuditHead) => void)[] = [];
   #noticeListeners: ((notice: AuditNotice) => void)[] = [];
@@ -264,9 +265,13 @@ export class AuditTrail {
     return this.#end?.sequence;
   }
 
-  /** Writes what waits and a last head, and gives the log free. */
-  async stop(): Promise<void> {
-    if (this.#stopping) return;
+  /** Writes what waits and a last head, and gives the log free; also for whoever asks while that goes on. */
+  stop(): Promise<void> {
+    this.#stopped ??= this.#stop();
+    return this.#stopped;
+  }
+
+  async #stop(): Promise<void> {
     this.#stopping = true;
     for (const timer of this.#timers) clearInterval(timer);
     clearTimeout(this.#probe);
