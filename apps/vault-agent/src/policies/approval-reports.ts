@@ -28,6 +28,9 @@ export class ApprovalReports {
   readonly #options: ApprovalReportsOptions;
   #timer: NodeJS.Timeout | undefined;
   #looking: Promise<void> = Promise.resolve();
+  /** A look that has not begun sees whatever comes until then. */
+  #isLookWaiting = false;
+  #isStopped = false;
 
   constructor(options: ApprovalReportsOptions) {
     this.#options = options;
@@ -39,8 +42,8 @@ export class ApprovalReports {
   }
 
   async stop(): Promise<void> {
+    this.#isStopped = true;
     clearInterval(this.#timer);
-    this.#timer = undefined;
     await this.#looking;
   }
 
@@ -49,14 +52,20 @@ export class ApprovalReports {
     const { approvals, record } = this.#options;
     const changes = await approvals.untold(policyLimits.approvalsPerReport);
     for (const change of changes) {
+      if (this.#isStopped) return;
       if (!record({ $case: 'approvalReported', value: this.#reportOf(change) })) return;
       await approvals.told(change.id, change.revision);
     }
   }
 
   #lookSoon(): void {
+    if (this.#isLookWaiting || this.#isStopped) return;
+    this.#isLookWaiting = true;
     this.#looking = this.#looking
-      .then(() => this.look())
+      .then(() => {
+        this.#isLookWaiting = false;
+        return this.look();
+      })
       .catch((error: unknown) => {
         this.#options.log.debug({ err: error }, 'approvals could not be reported now');
       });

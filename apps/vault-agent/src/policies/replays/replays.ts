@@ -160,10 +160,12 @@ export class Replays {
 
   #unlessStopped<T>(work: Promise<T>): Promise<T | undefined> {
     const { signal } = this.#stopping;
-    return new Promise((resolve, reject) => {
-      signal.addEventListener('abort', () => resolve(undefined), { once: true });
-      work.then(resolve, reject);
-    });
+    const stopped = Promise.withResolvers<undefined>();
+    const stop = () => stopped.resolve(undefined);
+    signal.addEventListener('abort', stop, { once: true });
+    return Promise.race([work, stopped.promise]).finally(() =>
+      signal.removeEventListener('abort', stop),
+    );
   }
 
   async #compiled(content: Buffer, digest: string): Promise<CompiledSet> {
@@ -244,6 +246,9 @@ export class Replays {
 
   #keep(result: KeptResult): void {
     this.#results = [result, ...this.#results].slice(0, replayLimits.resultsKept);
+    for (const id of this.#toldAtMs.keys()) {
+      if (!this.#results.some(({ replayId }) => replayId === id)) this.#toldAtMs.delete(id);
+    }
     try {
       makePrivateFolder(this.#options.folder);
       writeDurably(this.#file, JSON.stringify(this.#results), 0o600);
