@@ -54,6 +54,7 @@ import {
   refusedRetryMs,
   renewalDueMs,
   supersededRetryMs,
+  toldDelayMs,
 } from './pace.ts';
 import type { HeldPolicies } from './policies/held-policies.ts';
 import { PolicyDownload } from './policies/policy-download.ts';
@@ -354,7 +355,7 @@ export class ControlLink {
     if (this.#stopping) return;
     const { random } = this.#options;
     const { reason, retryAfterMs } = session.closedBy ?? { reason: 0, retryAfterMs: 0 };
-    const delayMs = retryAfterMs > 0 ? retryAfterMs : undefined;
+    const delayMs = toldDelayMs(retryAfterMs);
     if (session.isProof && code === unauthenticated) {
       this.#log.error({ details }, 'the renewed certificate was refused: the old one stays');
       this.#options.identities.dropPending();
@@ -376,8 +377,10 @@ export class ControlLink {
     }
     if (reason === CloseReason.BUSY || reason === CloseReason.DRAINING) {
       // Asked to come back in a while: that is an answer, not a loss.
+      const backInMs = delayMs ?? nextRetryMs(1, random());
       this.#become('disconnected', details);
-      this.#retry(delayMs ?? nextRetryMs(1, random()));
+      this.#log.info({ backInMs }, 'the control plane asks to come back later');
+      this.#retry(backInMs);
       return;
     }
     if (session.welcome !== undefined) {
@@ -458,7 +461,8 @@ export class ControlLink {
       case 'renewalRefused':
         this.#renewal = undefined;
         this.#renewalDueUnixMs =
-          this.#options.now().unixMs + Math.max(60_000, content.value.retryAfterMs);
+          this.#options.now().unixMs +
+          Math.max(60_000, toldDelayMs(content.value.retryAfterMs) ?? 0);
         this.#log.warn({ reason: content.value.reason }, 'the renewal was not granted');
         return;
       case 'command':

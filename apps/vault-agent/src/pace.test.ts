@@ -1,7 +1,7 @@
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { Contact } from './contact.ts';
-import { clockJumpMs, nextBeatMs, nextRetryMs, renewalDueMs } from './pace.ts';
+import { clockJumpMs, nextBeatMs, nextRetryMs, renewalDueMs, toldDelayMs } from './pace.ts';
 
 const chance = fc.double({ min: 0, max: 1, maxExcluded: true, noNaN: true });
 
@@ -23,6 +23,12 @@ test('retries are spread over everything up to a bound that stops growing', () =
   );
   expect(nextRetryMs(0, 0.999)).toBeLessThanOrEqual(500);
   expect(nextRetryMs(3, 0)).toBe(0);
+});
+
+test('a delay that is told is kept to the letter, and none is for ever, nor longer than a timer can wait', () => {
+  expect([0, 1, 2_500, 3_600_000].map(toldDelayMs)).toEqual([undefined, 1, 2_500, 3_600_000]);
+  // Beyond 2^31 a timer would fire at once, again and again.
+  expect(toldDelayMs(2 ** 32 - 1)).toBe(3_600_000);
 });
 
 test('renewal falls due between half and six tenths of the life', () => {

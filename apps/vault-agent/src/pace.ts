@@ -14,6 +14,13 @@ export function nextRetryMs(failures: number, random: number): number {
   return Math.round(bound * random);
 }
 
+const longestToldMs = 3_600_000;
+
+/** What the server asks for, kept to the letter; undefined where it asks for nothing. It silences nobody for ever. */
+export function toldDelayMs(toldMs: number): number | undefined {
+  return toldMs > 0 ? Math.min(toldMs, longestToldMs) : undefined;
+}
+
 /** A refused certificate does not get better by asking often. */
 export function refusedRetryMs(random: number): number {
   return Math.round(240_000 + 120_000 * random);
