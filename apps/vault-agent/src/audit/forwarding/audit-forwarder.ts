@@ -53,6 +53,8 @@ export class AuditForwarder {
   #turn: Promise<void> = Promise.resolve();
   #running = false;
   #stopping = false;
+  /** Another may write the position from then on. */
+  #isStopped = false;
   #failing = false;
   readonly counters = { forwarded: 0, failures: 0 };
 
@@ -89,6 +91,8 @@ export class AuditForwarder {
     this.#running = true;
     this.#turn = this.#forwardAll().finally(() => {
       this.#running = false;
+      // What was opened after the end was waited for long enough.
+      if (this.#isStopped) this.#destination.reset();
     });
   }
 
@@ -130,6 +134,7 @@ export class AuditForwarder {
     await Promise.race([this.#turn.then(() => this.#confirm(true)), late]).catch(() => undefined);
     clearTimeout(timer);
     this.#save(true);
+    this.#isStopped = true;
     this.#destination.reset();
   }
 
@@ -140,7 +145,7 @@ export class AuditForwarder {
         const lines = await this.#position.read();
         if (this.#stopping) {
           // Not sent, so not to be taken for sent by the last confirmation.
-          this.#position.rewind(readBefore);
+          this.#position.rewind(readBefore, this.#chain);
           return;
         }
         if (this.#position.chain !== this.#chain) {
@@ -158,7 +163,7 @@ export class AuditForwarder {
       await this.#confirm(false);
       this.#save(false);
     } catch (error) {
-      this.#position.rewind(this.#confirmed);
+      this.#position.rewind(this.#confirmed, this.#chain);
       this.#unconfirmedSinceMs = undefined;
       this.#destination.reset();
       if (error instanceof BrokenCircuitError) return;
@@ -195,7 +200,7 @@ export class AuditForwarder {
 
   #save(isLast: boolean): void {
     const nowMs = this.#monotonicNow();
-    if (this.#saved === this.#confirmed) return;
+    if (this.#isStopped || this.#saved === this.#confirmed) return;
     if (!isLast && nowMs - this.#savedAtMs < forwardingLimits.saveEveryMs) return;
     try {
       writeDurably(

@@ -13,6 +13,8 @@ export class LogPosition {
   #hint: { firstSequence: number; offset: number } | undefined;
   /** Entries that were removed before they were read. */
   skipped = 0;
+  /** Up to this one they are counted: whoever goes back finds them missing again. */
+  #skippedThrough = 0;
   #chain: string | undefined;
 
   /** @param chain that the sequence is of; undefined where it was written down without it */
@@ -31,10 +33,11 @@ export class LogPosition {
     return this.#sequence;
   }
 
-  /** Goes back to after that entry. */
-  rewind(sequence: number): void {
-    if (sequence === this.#sequence) return;
-    this.#sequence = sequence;
+  /** Goes back to after that entry of that chain: of another log than the one that was read last, to its beginning. */
+  rewind(sequence: number, chain: string | undefined): void {
+    const to = chain === undefined || chain === this.#chain ? sequence : 0;
+    if (to === this.#sequence) return;
+    this.#sequence = to;
     this.#hint = undefined;
   }
 
@@ -43,8 +46,10 @@ export class LogPosition {
     const file = await this.#file();
     if (file === undefined) return [];
     if (file.firstSequence > this.#sequence + 1) {
-      this.skipped += file.firstSequence - 1 - this.#sequence;
-      this.#sequence = file.firstSequence - 1;
+      const through = file.firstSequence - 1;
+      this.skipped += Math.max(0, through - Math.max(this.#sequence, this.#skippedThrough));
+      this.#skippedThrough = through;
+      this.#sequence = through;
     }
     const handle = await open(file.path, 'r');
     try {
@@ -89,6 +94,7 @@ export class LogPosition {
       // Another log than the one that the position is of: nothing of it has been read.
       if (this.#chain !== undefined) {
         this.#sequence = 0;
+        this.#skippedThrough = 0;
         this.#hint = undefined;
       }
       this.#chain = first.chain;

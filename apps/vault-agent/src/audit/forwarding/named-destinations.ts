@@ -29,7 +29,8 @@ export interface DestinationOfLog {
 
 /**
  * Also those that are off, so that what is wrong with them is known before they are turned on.
- * @throws ConfigurationError where a file or a secret that is named is not there
+ * @throws ConfigurationError where a file or a secret that is named is not there, or two are the same place:
+ * both would go on from one position, so that one of them would get nothing
  */
 export function destinationsOf(
   { configuration, locate }: LoadedConfiguration,
@@ -41,21 +42,29 @@ export function destinationsOf(
   const forward = audit.forward
     .map((each) => ({ ...each, isOn: each.enabled ?? true }))
     .filter(({ name, isOn }) => isOn || name !== undefined);
-  return auditLogs.flatMap((source) =>
+  const destinations = auditLogs.flatMap((source) =>
     [
       ...syslogOf(source, audit, locate),
       ...forward.map((each) => ({
         name: each.name,
         isOn: each.isOn,
         open: openerOf(each, source, locate, readVariable),
+        // No part of the destination's name, because it may hold a credential.
+        query: each.type === 'http' ? new URL(each.url).search : '',
       })),
-    ].map((each) => ({
+    ].map(({ query, ...each }) => ({
       ...each,
       source,
       logFile: files[source],
-      positionFile: `${files[source]}.forward-${shortDigest(each.open().name)}.json`,
+      positionFile: `${files[source]}.forward-${shortDigest(`${each.open().name}${query}`)}.json`,
     })),
   );
+  const places = destinations.map(({ positionFile }) => positionFile);
+  const twice = destinations.find((_, index) => places.indexOf(places[index] ?? '') < index);
+  if (twice !== undefined) {
+    throw new ConfigurationError([`audit: ${twice.open().name} is named twice`]);
+  }
+  return destinations;
 }
 
 /** Each log is a chain of its own, and arrives where it can be told from the other. */
@@ -73,9 +82,10 @@ function syslogOf(
     processId: process.pid,
     program: `keystead-${source}`,
   };
-  if (protocol === 'udp') return [{ name, isOn, open: () => new SyslogDatagrams(origin) }];
+  const query = '';
+  if (protocol === 'udp') return [{ name, isOn, query, open: () => new SyslogDatagrams(origin) }];
   const ca = readAuthority(caFile, locate);
-  return [{ name, isOn, open: () => new SyslogStream({ ...origin, protocol, ca }) }];
+  return [{ name, isOn, query, open: () => new SyslogStream({ ...origin, protocol, ca }) }];
 }
 
 function openerOf(
