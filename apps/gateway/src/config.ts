@@ -45,10 +45,19 @@ export const variables = {
   KEYSTEAD_AGENT_HOSTS: list.pipe(z.array(z.string().max(253)).max(16)),
   /** Origins that browsers may call from; none unless named. */
   KEYSTEAD_CORS_ORIGINS: list.pipe(
-    z.array(z.string().refine((text) => URL.canParse(text) && new URL(text).origin === text)),
+    z.array(
+      z
+        .string()
+        .refine(
+          (text) => URL.canParse(text) && new URL(text).origin === text,
+          'must be an origin, like https://example.com',
+        ),
+    ),
   ),
   /** Addresses of reverse proxies whose `X-Forwarded-For` is believed. */
-  KEYSTEAD_TRUSTED_PROXIES: list.pipe(z.array(z.string().refine(isNetwork))),
+  KEYSTEAD_TRUSTED_PROXIES: list.pipe(
+    z.array(z.string().refine(isNetwork, 'must be an address or a network, like 10.0.0.0/8')),
+  ),
   /** Whether the API is reached by https: browsers are then told to stay there. */
   KEYSTEAD_PUBLIC_URL: z.url().optional(),
   KEYSTEAD_REQUESTS_PER_MINUTE_PER_CALLER: z.coerce

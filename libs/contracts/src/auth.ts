@@ -5,6 +5,7 @@ import { idSchema } from './ids.ts';
 import { limits } from './limits.ts';
 import { operation } from './operation.ts';
 import { permissions, role } from './permissions.ts';
+import { wholeNumberText } from './whole-number-text.ts';
 
 const newPassword = z
   .string()
@@ -291,7 +292,7 @@ export const listAuditEvents = operation('auth', 'audit-events.list', {
   permission: 'audit.read',
   sorts: ['-at', 'at'],
   query: z.strictObject({
-    limit: z.coerce.number().int().min(1).max(limits.pageMax).default(limits.pageDefault),
+    limit: wholeNumberText(1, limits.pageMax).default(limits.pageDefault),
     cursor: z.string().max(limits.cursorMaxLength).optional(),
     sort: z.enum(['-at', 'at']).default('-at'),
     action: commaList(word(64)).optional(),

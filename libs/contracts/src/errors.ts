@@ -4,6 +4,7 @@
  * whose internal half goes to the log alone.
  */
 import { z } from 'zod';
+import { type LeafIssue, leafIssues } from './issue-text.ts';
 
 /** Every code a caller can see, with its HTTP status and gRPC status code. */
 export const errorCodes = {
@@ -29,10 +30,12 @@ export const errorCodes = {
   uri_too_long: { status: 414, grpc: 3, title: 'The address is too long' },
   unsupported_media_type: { status: 415, grpc: 3, title: 'Send application/json' },
   unprocessable: { status: 422, grpc: 9, title: 'That cannot be done' },
+  invalid_password: { status: 422, grpc: 9, title: 'The password is another one' },
+  corrupt_record: { status: 422, grpc: 15, title: 'What is stored is not what was written' },
   precondition_required: { status: 428, grpc: 9, title: 'Send If-Match' },
   headers_too_large: { status: 431, grpc: 8, title: 'The headers are too large' },
   rate_limited: { status: 429, grpc: 8, title: 'Too many requests' },
-  limit_reached: { status: 409, grpc: 8, title: 'A limit of the organization is reached' },
+  limit_reached: { status: 409, grpc: 8, title: 'A limit is reached' },
   internal: { status: 500, grpc: 13, title: 'Something went wrong on our side' },
   unavailable: { status: 503, grpc: 14, title: 'Not available at the moment' },
 } as const;
@@ -118,23 +121,21 @@ export function toWireError(error: unknown): WireError {
   };
 }
 
-/** What a zod issue list says to a caller. */
+/** What was found wrong in one part of a request, by a parse with `inOurWords`. */
 export function invalidRequest(
   location: ProblemDetail['in'],
-  issues: readonly { path: PropertyKey[]; message: string; code?: string; keys?: string[] }[],
+  issues: readonly LeafIssue[],
 ): ServiceError {
-  const errors = issues.slice(0, 20).flatMap((issue) => {
-    const path = `/${issue.path.map((part) => String(part).replaceAll('~', '~0').replaceAll('/', '~1')).join('/')}`;
-    const base = path === '/' ? '' : path;
+  const errors = leafIssues(issues.slice(0, 20)).flatMap((issue) => {
+    const base = issue.path.map((part) => `/${escaped(String(part))}`).join('');
     if (issue.code === 'unrecognized_keys' && issue.keys) {
       return issue.keys.slice(0, 20).map((key) => ({
         in: location,
-        path: `${base}/${clip(key).replaceAll('~', '~0').replaceAll('/', '~1')}`,
+        path: `${base}/${escaped(clip(key))}`,
         message: 'is not a field here',
       }));
     }
-    const isMissing = issue.code === 'invalid_type' && issue.message.endsWith('received undefined');
-    return [{ in: location, path: base, message: isMissing ? 'is missing' : issue.message }];
+    return [{ in: location, path: base, message: issue.message }];
   });
   const first = errors[0];
   return new ServiceError('invalid_request', {
@@ -144,6 +145,8 @@ export function invalidRequest(
     errors: errors.map((error) => ({ ...error, path: clip(error.path) })),
   });
 }
+
+const escaped = (part: string) => part.replaceAll('~', '~0').replaceAll('/', '~1');
 
 function clip(text: string): string {
   return text.length > 200 ? `${text.slice(0, 200)}…` : text;

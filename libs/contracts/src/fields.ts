@@ -1,6 +1,7 @@
 /** Fields that many contracts use, with the same bounds everywhere. */
 import { z } from 'zod';
 import { limits } from './limits.ts';
+import { wholeNumberText } from './whole-number-text.ts';
 
 // Control characters break logs and mail headers, bidirectional overrides disguise names.
 const disguising = /[\p{Cc}\u2028\u2029\u202a-\u202e\u2066-\u2069]/u;
@@ -56,7 +57,7 @@ export function listQuery<S extends string, F extends z.ZodRawShape>(
 ) {
   const orders = sorts.flatMap((sort) => [sort, `-${sort}`]) as [string, ...string[]];
   return z.strictObject({
-    limit: z.coerce.number().int().min(1).max(limits.pageMax).default(limits.pageDefault),
+    limit: wholeNumberText(1, limits.pageMax).default(limits.pageDefault),
     cursor: z.string().max(limits.cursorMaxLength).optional(),
     sort: z.enum(orders).default(otherwise),
     ...filters,

@@ -13,6 +13,7 @@ import {
 import { idSchema } from './ids.ts';
 import { limits } from './limits.ts';
 import { operation } from './operation.ts';
+import { wholeNumberText } from './whole-number-text.ts';
 
 /** What people are told. The same names are the `type` of a webhook. */
 export const alertKinds = [
@@ -477,7 +478,7 @@ export const listAgentEvents = operation('monitoring', 'agent-events.list', {
   params: z.strictObject({ id: idSchema('agent') }),
   sorts: agentEventSorts,
   query: z.strictObject({
-    limit: z.coerce.number().int().min(1).max(limits.pageMax).default(limits.pageDefault),
+    limit: wholeNumberText(1, limits.pageMax).default(limits.pageDefault),
     cursor: z.string().max(limits.cursorMaxLength).optional(),
     sort: z.enum(agentEventSorts).default('-receivedAt'),
     kind: commaList(agentEventKind).optional(),
@@ -517,7 +518,7 @@ export const listAuditHeads = operation('monitoring', 'audit-heads.list', {
   params: z.strictObject({ id: idSchema('agent') }),
   sorts: auditHeadSorts,
   query: z.strictObject({
-    limit: z.coerce.number().int().min(1).max(limits.pageMax).default(limits.pageDefault),
+    limit: wholeNumberText(1, limits.pageMax).default(limits.pageDefault),
     cursor: z.string().max(limits.cursorMaxLength).optional(),
     sort: z.enum(auditHeadSorts).default('-receivedAt'),
     contradicting: z.enum(['true', 'false']).optional(),

@@ -8,6 +8,7 @@ import { idSchema } from './ids.ts';
 import { limits } from './limits.ts';
 import { operation } from './operation.ts';
 import { policyReplayStates, policyReplaySummary, policySubject, rolloutTarget } from './policy.ts';
+import { wholeNumberText } from './whole-number-text.ts';
 
 export const replayChanges = ['newly_denied', 'newly_allowed'] as const;
 export const replayObstacles = [
@@ -151,7 +152,7 @@ export const listPolicyReplayAgents = operation('policy', 'policy-replays.agents
   permission: 'policies.read',
   params: replayParams,
   query: z.strictObject({
-    limit: z.coerce.number().int().min(1).max(limits.pageMax).default(limits.pageDefault),
+    limit: wholeNumberText(1, limits.pageMax).default(limits.pageDefault),
     state: commaList(replayAgentState).optional(),
     /** The agent after which to go on. */
     after: idSchema('agent').optional(),

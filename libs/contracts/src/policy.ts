@@ -5,11 +5,12 @@ import { idSchema } from './ids.ts';
 import { limits } from './limits.ts';
 import { operation } from './operation.ts';
 import { agentConfiguration, staleness } from './policy-set-content.ts';
+import { wholeNumberText } from './whole-number-text.ts';
 
 const description = z.string().trim().max(2_000);
 const note = z.string().trim().max(500);
 const version = z.number().int().min(1).max(2_147_483_647);
-const versionParam = z.coerce.number().int().min(1).max(2_147_483_647);
+const versionParam = wholeNumberText(1, 2_147_483_647);
 const digest = z.string().regex(/^[0-9a-f]{64}$/);
 const person = z.object({ id: z.string(), name: z.string() });
 
@@ -222,7 +223,7 @@ export const listPolicyVersions = operation('policy', 'policies.list-versions', 
   permission: 'policies.read',
   params: policyParams,
   query: z.strictObject({
-    limit: z.coerce.number().int().min(1).max(limits.pageMax).default(limits.pageDefault),
+    limit: wholeNumberText(1, limits.pageMax).default(limits.pageDefault),
     before: versionParam.optional(),
   }),
   output: z.object({
@@ -364,12 +365,7 @@ export const exportPolicies = operation('policy', 'policy-files.export', {
   tag: 'Policies',
   permission: 'policies.read',
   query: z.strictObject({
-    limit: z.coerce
-      .number()
-      .int()
-      .min(1)
-      .max(limits.policyFilesPerApply)
-      .default(limits.pageDefault),
+    limit: wholeNumberText(1, limits.policyFilesPerApply).default(limits.pageDefault),
     /** The name after which to go on. */
     after: z.string().max(limits.nameMaxLength).optional(),
   }),
@@ -645,7 +641,7 @@ export const listPolicySetVersions = operation('policy', 'policy-sets.list-versi
   permission: 'policies.read',
   params: setParams,
   query: z.strictObject({
-    limit: z.coerce.number().int().min(1).max(limits.pageMax).default(limits.pageDefault),
+    limit: wholeNumberText(1, limits.pageMax).default(limits.pageDefault),
     before: versionParam.optional(),
   }),
   output: z.object({
@@ -735,9 +731,9 @@ export const effectivePolicies = operation('policy', 'policies.effective', {
     namespace: namespaceName.optional(),
     /** Of the namespace: what can apply to it at all, whoever asks and whatever is to be done. */
     secret: z.string().min(1).max(255).optional(),
-    limit: z.coerce.number().int().min(1).max(limits.pageMax).default(limits.pageMax),
+    limit: wholeNumberText(1, limits.pageMax).default(limits.pageMax),
     /** The place after which to go on. */
-    after: z.coerce.number().int().min(0).max(1_000_000).default(0),
+    after: wholeNumberText(0, 1_000_000).default(0),
   }),
   output: z.object({
     vaultId: idSchema('vault'),
@@ -1013,7 +1009,7 @@ export const listRolloutAgents = operation('policy', 'rollouts.agents', {
   permission: 'rollouts.read',
   params: rolloutParams,
   query: z.strictObject({
-    limit: z.coerce.number().int().min(1).max(limits.pageMax).default(limits.pageDefault),
+    limit: wholeNumberText(1, limits.pageMax).default(limits.pageDefault),
     state: commaList(agentPolicyState).optional(),
     /** The agent after which to go on. */
     after: idSchema('agent').optional(),

@@ -5,6 +5,7 @@
  */
 import type { Ctx, TenantCtx } from '@keystead/contracts/context';
 import { invalidRequest, ServiceError, toWireError } from '@keystead/contracts/errors';
+import { inOurWords } from '@keystead/contracts/issue-text';
 import { type NudgeName, nudges } from '@keystead/contracts/nudges';
 import { type InternalCall, inputSchema, type Operation } from '@keystead/contracts/operation';
 import type { Permission } from '@keystead/contracts/permissions';
@@ -101,7 +102,7 @@ export class BusGuard implements CanActivate {
       callers: isOperation ? ['gateway'] : declared.callers,
     });
     if (isOperation) authorize(ctx, declared.permission);
-    const parsed = schemaOf(declared).safeParse(JSON.parse(payload));
+    const parsed = schemaOf(declared).safeParse(JSON.parse(payload), inOurWords);
     if (!parsed.success) throw invalidRequest('body', parsed.error.issues);
     verified.set(context, { ctx, input: parsed.data });
     return true;

@@ -1,6 +1,7 @@
 /** Policies made ready to decide: checked, indexed, and with bytes that can be hashed and signed. */
 import { createHash } from 'node:crypto';
 import { agentActions } from '@keystead/contracts/agent-api/actions';
+import { inOurWords } from '@keystead/contracts/issue-text';
 import { z } from 'zod';
 import { bench } from './cedar.ts';
 import type { Decision } from './decide.ts';
@@ -260,7 +261,7 @@ function readSource(
     const document = policiesOfDocument(policy, path);
     return document.ok ? document : { ok: false, problems: document.problems };
   }
-  const parsed = cedarSource.safeParse(policy);
+  const parsed = cedarSource.safeParse(policy, inOurWords);
   if (!parsed.success) {
     return {
       ok: false,

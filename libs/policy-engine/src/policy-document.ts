@@ -4,6 +4,7 @@
  * and only that is stored, signed and evaluated.
  */
 import { agentActions } from '@keystead/contracts/agent-api/actions';
+import { inOurWords } from '@keystead/contracts/issue-text';
 import ipaddr from 'ipaddr.js';
 import { z } from 'zod';
 import { limits } from './limits.ts';
@@ -570,7 +571,7 @@ export function parsePolicyDocument(
       problems: [problemAt(prefix, `the document nests more than ${limits.documentMaxDepth} deep`)],
     };
   }
-  const parsed = policyDocument.safeParse(input);
+  const parsed = policyDocument.safeParse(input, inOurWords);
   if (parsed.success) {
     const bad = findIllFormed(parsed.data, prefix);
     return bad ? { ok: false, problems: [bad] } : { ok: true, document: parsed.data };

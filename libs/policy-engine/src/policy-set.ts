@@ -3,6 +3,7 @@
  * policies, and those over a namespace's. A lower level narrows and never widens: each level that is
  * there must permit, and what any level forbids is denied.
  */
+import { inOurWords } from '@keystead/contracts/issue-text';
 import { z } from 'zod';
 import { limits } from './limits.ts';
 import { addressRange } from './policy-document.ts';
@@ -80,7 +81,7 @@ const pointer = (path: readonly PropertyKey[]) =>
 export function parsePolicySet(
   input: unknown,
 ): { ok: true; set: PolicySet } | { ok: false; problems: Problem[] } {
-  const parsed = policySet.safeParse(input);
+  const parsed = policySet.safeParse(input, inOurWords);
   if (parsed.success) return { ok: true, set: parsed.data };
   return {
     ok: false,

@@ -1,5 +1,6 @@
 /** Reading the environment: every variable is checked, and a bad one is named before anything starts. */
 import { readFileSync } from 'node:fs';
+import { inOurWords, leafIssues } from '@keystead/contracts/issue-text';
 import { limits } from '@keystead/contracts/limits';
 import type { ServiceName } from '@keystead/contracts/operation';
 import { z } from 'zod';
@@ -21,7 +22,10 @@ export const baseVariables = {
   KEYSTEAD_POOL_SIZE: z.coerce.number().int().min(2).max(200).default(8),
   KEYSTEAD_TRUST_DOMAIN: z
     .string()
-    .regex(/^[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?$/)
+    .regex(
+      /^[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?$/,
+      'must be a domain in lower case letters, digits, . and -',
+    )
     .default('keystead.local'),
   KEYSTEAD_OFFLINE_AFTER_SECONDS: z.coerce
     .number()
@@ -46,17 +50,27 @@ export function readEnvironment<T extends z.ZodRawShape>(
     const direct = environment[name];
     const file = environment[`${name}_FILE`];
     if (direct !== undefined && direct !== '') values[name] = direct;
-    else if (file) values[name] = readFileSync(file, 'utf8').trim();
+    else if (file) values[name] = readMounted(`${name}_FILE`, file);
   }
-  const parsed = z.object(shape).safeParse(values);
+  const parsed = z.object(shape).safeParse(values, inOurWords);
   if (!parsed.success) {
-    const lines = parsed.error.issues.map((issue) => {
+    const lines = leafIssues(parsed.error.issues).map((issue) => {
       const name = issue.path.join('.');
       return `  ${name}: ${values[name] === undefined ? 'is not set' : issue.message}`;
     });
     throw new ConfigurationError(`The environment is not complete:\n${lines.join('\n')}`);
   }
   return parsed.data as z.output<z.ZodObject<typeof baseVariables & T>>;
+}
+
+function readMounted(variable: string, file: string): string {
+  try {
+    return readFileSync(file, 'utf8').trim();
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    const problem = code === 'ENOENT' ? 'does not exist' : `cannot be read: ${code}`;
+    throw new ConfigurationError(`${variable}: ${file} ${problem}`);
+  }
 }
 
 export type BaseEnvironment = z.output<z.ZodObject<typeof baseVariables>>;

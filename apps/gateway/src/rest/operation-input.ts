@@ -1,6 +1,7 @@
 /** From a request to the input of an operation: every part is checked by the operation's schemas. */
 import { invalidRequest, ServiceError } from '@keystead/contracts/errors';
 import { readIfMatch, readJson, readQuery } from '@keystead/contracts/http/request-text';
+import { inOurWords } from '@keystead/contracts/issue-text';
 import type { Input, Operation } from '@keystead/contracts/operation';
 import type { z } from 'zod';
 
@@ -30,7 +31,7 @@ export function readInput(operation: Operation, request: RawRequest): Input<Oper
 }
 
 function check(schema: z.ZodType, location: 'path' | 'query' | 'body', value: unknown): unknown {
-  const parsed = schema.safeParse(value);
+  const parsed = schema.safeParse(value, inOurWords);
   if (!parsed.success) throw invalidRequest(location, parsed.error.issues);
   return parsed.data;
 }

@@ -5,6 +5,7 @@ import {
   problemAnswer,
 } from '@keystead/contracts/http/problem-answer';
 import type { RouteTable } from '@keystead/contracts/http/route-table';
+import { limits } from '@keystead/contracts/limits';
 import type { Logger } from '@keystead/service-runtime/log';
 import { type ArgumentsHost, Catch, type ExceptionFilter, NotFoundException } from '@nestjs/common';
 import type { FastifyReply, FastifyRequest } from 'fastify';
@@ -35,7 +36,9 @@ export class ProblemFilter implements ExceptionFilter {
       return;
     }
     const error =
-      allowed.length > 0 ? new ServiceError('method_not_allowed') : asServiceError(thrown);
+      allowed.length > 0
+        ? new ServiceError('method_not_allowed')
+        : asServiceError(thrown, limits.bodyMaxBytes);
     if (error.code === 'internal' || error.code === 'unavailable') {
       this.#log.error({ err: thrown, requestId: request.id }, 'a request failed');
     }

@@ -258,7 +258,10 @@ test('a body that is too large is refused, and one that is deep', async () => {
   const large = JSON.stringify({ name: 'x'.repeat(limits.bodyMaxBytes) });
   expect(await asOwner('POST', '/v1/vaults', { body: large })).toMatchObject({
     status: 413,
-    body: { code: 'payload_too_large' },
+    body: {
+      code: 'payload_too_large',
+      detail: expect.stringContaining(`${limits.bodyMaxBytes} bytes`),
+    },
   });
   const deep = '['.repeat(100_000);
   expect(await asOwner('POST', '/v1/vaults', { body: deep })).toMatchObject({ status: 400 });

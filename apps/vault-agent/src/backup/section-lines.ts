@@ -1,4 +1,5 @@
 /** Sections of JSON lines, read one at a time. */
+import { inOurWords, leafIssues } from '@keystead/contracts/issue-text';
 import { Corrupt } from '@keystead/envelope/sealed';
 import type { z } from 'zod';
 
@@ -25,9 +26,9 @@ export async function* readLines<Schema extends z.ZodType>(
       } catch {
         throw wrong('it is no JSON');
       }
-      const parsed = schema.safeParse(json);
+      const parsed = schema.safeParse(json, inOurWords);
       if (!parsed.success) {
-        const [issue] = parsed.error.issues;
+        const [issue] = leafIssues(parsed.error.issues);
         // The path names a field, the message a rule: neither holds a value.
         throw wrong(`${issue?.path.join('.') ?? ''} ${issue?.message ?? ''}`.trim());
       }
@@ -50,9 +51,9 @@ export function jsonText(schema: z.ZodType) {
       context.addIssue({ code: 'custom', message: 'is no JSON' });
       return;
     }
-    const parsed = schema.safeParse(json);
+    const parsed = schema.safeParse(json, inOurWords);
     if (parsed.success) return;
-    const [issue] = parsed.error.issues;
+    const [issue] = leafIssues(parsed.error.issues);
     context.addIssue({ code: 'custom', message: issue?.message ?? '', path: issue?.path ?? [] });
   };
 }

@@ -157,7 +157,7 @@ export class HttpServer {
 
   /** What a caller is told of an error; the log holds what is no fault of the caller's. */
   explain(error: unknown, request: FastifyRequest): ServiceError {
-    const known = asServiceError(explained(error));
+    const known = asServiceError(explained(error), request.routeOptions.bodyLimit);
     if (known.code === 'internal') {
       this.#log.error({ err: error, requestId: request.id }, 'a request failed');
     } else if (known.code === 'unavailable') {

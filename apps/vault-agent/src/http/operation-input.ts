@@ -4,6 +4,7 @@ import { namespaceName, secretName } from '@keystead/contracts/agent-api/fields'
 import type { AgentInput, AgentOperation } from '@keystead/contracts/agent-api/operation';
 import { invalidRequest, ServiceError } from '@keystead/contracts/errors';
 import { readJson, readQuery } from '@keystead/contracts/http/request-text';
+import { inOurWords } from '@keystead/contracts/issue-text';
 import type { FastifyRequest } from 'fastify';
 import { z } from 'zod';
 
@@ -88,7 +89,7 @@ function isEmpty(schema: z.ZodType): boolean {
 }
 
 function check(schema: z.ZodType, location: 'path' | 'query' | 'body', value: unknown): unknown {
-  const parsed = schema.safeParse(value ?? {});
+  const parsed = schema.safeParse(value ?? {}, inOurWords);
   if (!parsed.success) throw invalidRequest(location, parsed.error.issues);
   return parsed.data;
 }

@@ -16,6 +16,7 @@ import {
 } from '@keystead/contracts/agent-api/fields';
 import { secretLimits } from '@keystead/contracts/agent-api/secret-limits';
 import { ServiceError } from '@keystead/contracts/errors';
+import { inOurWords, leafIssues } from '@keystead/contracts/issue-text';
 import { z } from 'zod';
 
 const time = z.number().int().min(0).max(8.64e15);
@@ -148,9 +149,9 @@ function decodeLine(line: Buffer, lineNumber: number): z.output<typeof archiveLi
   } catch {
     throw malformed(lineNumber, 'it is no JSON');
   }
-  const parsed = archiveLine.safeParse(content);
+  const parsed = archiveLine.safeParse(content, inOurWords);
   if (!parsed.success) {
-    const [issue] = parsed.error.issues;
+    const [issue] = leafIssues(parsed.error.issues);
     // The path names a field, the message a rule: neither holds a value.
     throw malformed(lineNumber, `${issue?.path.join('.') ?? ''} ${issue?.message ?? ''}`.trim());
   }

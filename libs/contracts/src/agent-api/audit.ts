@@ -64,11 +64,11 @@ const log = z.enum(auditLogs).default('agent');
 
 export const auditHead = z.object({
   /** 16 bytes in hexadecimal digits; the same as long as the chain is. */
-  chain: z.string().regex(/^[0-9a-f]{32}$/),
+  chain: z.string().regex(/^[0-9a-f]{32}$/, 'must be 32 hexadecimal digits'),
   /** The entry up to which it covers the chain. */
   sequence: z.number().int().min(0),
   /** Its hash. */
-  hash: z.string().regex(/^[0-9a-f]{64}$/),
+  hash: z.string().regex(/^[0-9a-f]{64}$/, 'must be 64 hexadecimal digits'),
   at: instant,
   /** Base64; over the bytes that the documentation of the audit names. */
   signature: z.string().max(200),

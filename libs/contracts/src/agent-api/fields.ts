@@ -1,5 +1,6 @@
 /** Fields that several operations of the agent use, with the same bounds everywhere. */
 import { z } from 'zod';
+import { wholeNumberText } from '../whole-number-text.ts';
 import { apiLimits } from './api-limits.ts';
 
 // Control characters break logs, bidirectional overrides disguise names.
@@ -87,7 +88,7 @@ export const instant = z.iso
 /** `limit` and `cursor` of every list. The adapter binds cursors to their caller and query. */
 export function listQuery<F extends z.ZodRawShape>(filters: F) {
   return z.strictObject({
-    limit: z.coerce.number().int().min(1).max(apiLimits.pageMax).default(apiLimits.pageDefault),
+    limit: wholeNumberText(1, apiLimits.pageMax).default(apiLimits.pageDefault),
     cursor: z.string().min(1).max(apiLimits.cursorMaxLength).optional(),
     ...filters,
   });

@@ -4,6 +4,7 @@
  */
 import { z } from 'zod';
 import { problem } from '../errors.ts';
+import { wholeNumberText } from '../whole-number-text.ts';
 import { apiLimits } from './api-limits.ts';
 import { description, displayName, listQuery, namespaceName, page, tag, tags } from './fields.ts';
 import { agentOperation } from './operation.ts';
@@ -173,7 +174,7 @@ export const readNamespaceStatistics = agentOperation('namespaces.statistics', {
   action: 'namespace.statistics',
   params: byName,
   query: z.strictObject({
-    top: z.coerce.number().int().min(0).max(secretLimits.topSecretsMax).default(10),
+    top: wholeNumberText(0, secretLimits.topSecretsMax).default(10),
   }),
   output: namespaceStatistics,
   narrows: 'by_policies',

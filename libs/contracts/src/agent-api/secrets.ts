@@ -3,6 +3,7 @@
  * of its own, and reading it counts as an access (R3.5).
  */
 import { z } from 'zod';
+import { wholeNumberText } from '../whole-number-text.ts';
 import { apiLimits } from './api-limits.ts';
 import {
   description,
@@ -22,7 +23,7 @@ const group = 'Secrets';
 const inNamespace = z.strictObject({ namespace: namespaceName });
 const bySecret = z.strictObject({ namespace: namespaceName, name: secretName });
 const versionNumber = z.number().int().min(1).max(2_147_483_647);
-const versionInPath = z.coerce.number().int().min(1).max(2_147_483_647);
+const versionInPath = wholeNumberText(1, 2_147_483_647);
 const byVersion = z.strictObject({
   namespace: namespaceName,
   name: secretName,

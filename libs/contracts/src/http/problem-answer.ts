@@ -49,13 +49,17 @@ const codeOfStatus: Record<number, ErrorCode> = {
 
 /**
  * What an HTTP server throws by itself, told by its status. Their words are not
- * ours to pass on: they may quote the request.
+ * ours to pass on: they may quote the request. `bodyMaxBytes` is what the route takes, where it is known.
  */
-export function asServiceError(error: unknown): ServiceError {
+export function asServiceError(error: unknown, bodyMaxBytes?: number): ServiceError {
   if (error instanceof ServiceError) return error;
   const { status, statusCode } = (error ?? {}) as { status?: unknown; statusCode?: unknown };
   const found = typeof statusCode === 'number' ? statusCode : status;
   const code = typeof found === 'number' ? codeOfStatus[found] : undefined;
+  if (code === 'payload_too_large' && bodyMaxBytes !== undefined) {
+    const detail = `The body may have at most ${bodyMaxBytes} bytes here`;
+    return new ServiceError(code, { detail, cause: error });
+  }
   if (code) return new ServiceError(code, { cause: error });
   if (typeof found === 'number' && found >= 400 && found < 500) {
     return new ServiceError('invalid_request', { cause: error });

@@ -55,4 +55,7 @@ export function expectClear(heard: Heard, what: string, withinMs: number): void 
   if (parsed.code === 'invalid_request' && headers.ratelimit !== undefined) {
     expect(parsed.errors?.length, what).toBeGreaterThan(0);
   }
+  for (const { message } of parsed.errors ?? []) {
+    expect(message, what).not.toMatch(/^(?:Invalid|Too (?:small|big)|Unrecognized)\b/);
+  }
 }
