@@ -6,12 +6,28 @@ const answerMaxLength = limits.busPayloadMaxBytes * 0.7;
 
 /** The first of the items, as many as fit, and one at least. */
 export function thoseThatFit<T>(items: readonly T[]): T[] {
-  let length = 0;
+  const room = new AnswerRoom();
   const fitting: T[] = [];
   for (const item of items) {
-    length += Buffer.byteLength(JSON.stringify(item));
-    if (length > answerMaxLength && fitting.length > 0) break;
+    if (!room.takes(item) && fitting.length > 0) break;
     fitting.push(item);
   }
   return fitting;
+}
+
+/** What is left of an answer that is put together out of parts. */
+export class AnswerRoom {
+  #left: number;
+
+  constructor(bytes: number = answerMaxLength) {
+    this.#left = bytes;
+  }
+
+  /** Whether the part still fits; one that does takes its room. */
+  takes(part: unknown): boolean {
+    const length = Buffer.byteLength(JSON.stringify(part));
+    if (length > this.#left) return false;
+    this.#left -= length;
+    return true;
+  }
 }

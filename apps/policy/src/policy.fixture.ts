@@ -58,6 +58,8 @@ export class PolicyWorld {
   readonly database: Database;
   readonly authority: TestAuthority;
   readonly nudges: string[] = [];
+  /** What the nudges are about. */
+  readonly nudged: string[] = [];
   readonly policies: Policies;
   readonly files: PolicyFiles;
   readonly sets: PolicySets;
@@ -87,7 +89,10 @@ export class PolicyWorld {
     this.work = new TenantWork(this.database, key);
     this.listing = new Listing(key);
     this.bus = {
-      nudge: (name: string) => this.nudges.push(name),
+      nudge: (name: string, about = '') => {
+        this.nudges.push(name);
+        this.nudged.push(about);
+      },
       call: (declared: { subject: string }, _ctx: unknown, input: never) =>
         this.#certify(declared.subject, input),
     } as unknown as Bus;

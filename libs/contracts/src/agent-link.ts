@@ -384,6 +384,8 @@ export const deliverPolicies = internalCall('policy', 'deliver', {
         command: z.string().nullable(),
         /** Further ones, in the order of their numbers: what the agent is told to do besides. */
         commands: z.array(z.string()),
+        /** One answer does not carry all that there is to tell: the gateway asks again at once. */
+        more: z.boolean().optional(),
       }),
     ),
   }),

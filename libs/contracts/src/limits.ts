@@ -120,6 +120,7 @@ export const limits = {
   // Policies
   policiesPerOrganization: 2_000,
   policyVersionsPerPolicy: 1_000,
+  // A Cedar text as well as a document; the engine refuses what is longer too.
   policyTextMaxLength: 16 * 1024,
   policyCommentsPerVersion: 500,
   policyCommentMaxLength: 4_000,
@@ -148,8 +149,9 @@ export const limits = {
   // What one answer or one bus message carries of a set.
   policySetPartBytes: 512 * 1024,
   policySetAgentsPerCall: 500,
-  // Together with the sets that agents are told of it stays below what the bus carries.
-  agentCommandsPerCall: 100,
+  // Signed commands in one answer to a gateway, which asks again for the rest; and those of sets among them.
+  agentCommandsPerCall: 150,
+  policySetCommandsPerCall: 100,
   agentCommandsPerLook: 1_000,
   // As long as a comment at the agent.
   approvalReasonMaxLength: 500,
@@ -234,9 +236,14 @@ const relations: [boolean, string][] = [
     'a part of a policy set fits into one bus message in base64',
   ],
   [
-    // A signed command has at most 4 kB with its certificates, in base64 5.4 kB.
-    limits.policySetAgentsPerCall * 1_700 < limits.busPayloadMaxBytes,
+    // A signed command has at most 4 kB with its certificates, in base64 5.4 kB; what stands around it 170 bytes.
+    limits.agentCommandsPerCall * 5_400 + limits.policySetAgentsPerCall * 170 <
+      limits.busPayloadMaxBytes,
     'the commands of one call fit into one bus message',
+  ],
+  [
+    limits.policySetCommandsPerCall < limits.agentCommandsPerCall,
+    'while a set goes to a whole fleet there is room for what agents are told besides',
   ],
   [
     // In JSON a count has at most 130 characters, a reference 110, the rest of an event 1,200.

@@ -14,16 +14,21 @@ let askedAbout: string[];
 /** Parts that wait for their streams, in the order in which they were sent. */
 let sent: { name: string; offset: number; taken: () => void }[];
 let push: PolicyPush;
+/** Answers that it takes to tell all that there is to tell. */
+let waiting: number;
 
 beforeEach(() => {
   nowMs = 1_000_000;
   askedAbout = [];
   sent = [];
+  waiting = 0;
   push = new PolicyPush({
     backend: {
       deliver: async (agents) => {
         askedAbout.push(...agents.map(({ agentId }) => agentId));
-        return agents.map(() => ({ assigned: set, command: null, commands: [] }));
+        waiting = Math.max(0, waiting - 1);
+        const more = waiting > 0;
+        return agents.map(() => ({ assigned: set, command: null, commands: [], more }));
       },
       policySetPart: async () => ({
         totalBytes: setBytes,
@@ -70,6 +75,14 @@ test('an agent that fetches its set is not told again, one that fetches nothing 
   nowMs += 30_000;
   push.tick([fetching]);
   await vi.waitFor(() => expect(askedAbout).toEqual(['idle', 'fetching']));
+});
+
+test('an agent is asked about again at once while there is more to tell it than one answer carries', async () => {
+  waiting = 3;
+  push.mark(sessionOf('busy'));
+  push.flush();
+  await vi.waitFor(() => expect(waiting).toBe(0));
+  expect(askedAbout).toEqual(['busy', 'busy', 'busy']);
 });
 
 test('an agent whose request waits for its turn is not told again, however long that takes', async () => {

@@ -161,6 +161,7 @@ export class PolicyPush {
         const result = results[index];
         if (result === undefined) continue;
         session.assigned = result.assigned;
+        if (result.more) this.mark(session);
         for (const command of [result.command, ...result.commands]) {
           if (command === null) continue;
           this.#options.counters.policyCommandsSent += 1;

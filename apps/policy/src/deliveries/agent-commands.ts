@@ -68,10 +68,14 @@ export interface DueCommand {
 /** A command that was not answered is sent again after this. */
 const sendAgainAfterSeconds = 30;
 
-/** Takes what is due for these agents, under their next numbers. */
+/**
+ * Takes what is due for these agents, under their next numbers: what was never sent first, so that what nobody
+ * answers holds up nothing that came later. Where there is more than one call carries, the rest comes with the next.
+ */
 export async function takeDueCommands(
   transaction: Transaction,
   agents: readonly { organizationId: string; agentId: string }[],
+  most: number = limits.agentCommandsPerCall,
 ): Promise<DueCommand[]> {
   const due = await transaction.$queryRaw<
     {
@@ -94,7 +98,7 @@ export async function takeDueCommands(
         and c.expires_at > clock_timestamp()
         and (c.sent_at is null
           or c.sent_at < clock_timestamp() - make_interval(secs => ${sendAgainAfterSeconds}))
-      order by c.id limit ${limits.agentCommandsPerCall}
+      order by c.sent_at nulls first, c.id limit ${most}
       for update of c skip locked
     )
     update policy.agent_command c set sent_at = clock_timestamp() from due
@@ -124,8 +128,16 @@ export async function takeDueCommands(
   return commands;
 }
 
+const firstAgent = {
+  organization_id: '00000000-0000-0000-0000-000000000000',
+  agent_id: '00000000-0000-0000-0000-000000000000',
+};
+
 @Injectable()
 export class AgentCommands {
+  /** Where the next look goes on: agents that nobody gets hold of keep no others from being looked at. */
+  #after = firstAgent;
+
   constructor(
     @Inject(Database) private readonly database: Database,
     @Inject(Bus) private readonly bus: Pick<Bus, 'nudge'>,
@@ -143,15 +155,20 @@ export class AgentCommands {
     const waiting = await this.database.acrossTenants('deliver-policies', async (transaction) => {
       await transaction.$executeRaw`
         delete from policy.agent_command where expires_at < clock_timestamp()`;
-      return transaction.$queryRaw<{ organization_id: string; agent_id: string }[]>`
+      return transaction.$queryRaw<(typeof firstAgent)[]>`
         select distinct c.organization_id, c.agent_id from policy.agent_command c
         join monitoring.agent_liveness l
           on l.organization_id = c.organization_id and l.agent_id = c.agent_id
           and l.status in ('online', 'late')
-        where c.sent_at is null
-          or c.sent_at < clock_timestamp() - make_interval(secs => ${sendAgainAfterSeconds})
+        where (c.sent_at is null
+            or c.sent_at < clock_timestamp() - make_interval(secs => ${sendAgainAfterSeconds}))
+          and (c.organization_id, c.agent_id)
+            > (${this.#after.organization_id}::uuid, ${this.#after.agent_id}::uuid)
+        order by c.organization_id, c.agent_id
         limit ${limits.agentCommandsPerLook}`;
     });
+    const isAll = waiting.length < limits.agentCommandsPerLook;
+    this.#after = isAll ? firstAgent : (waiting.at(-1) ?? firstAgent);
     this.nudge(
       waiting.map((row) => ({ organizationId: row.organization_id, agentId: row.agent_id })),
     );

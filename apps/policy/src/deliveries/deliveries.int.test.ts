@@ -12,6 +12,7 @@ import {
 import { ExtendedKeyUsage, testTrustDomain } from '@keystead/agent-protocol/test-authority.fixture';
 import type { HeldPolicySet } from '@keystead/contracts/agent-link';
 import { newUuid, toId } from '@keystead/contracts/ids';
+import { limits } from '@keystead/contracts/limits';
 import type { Transaction } from '@keystead/database/database';
 import { enqueue } from '@keystead/database/outbox';
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
@@ -27,6 +28,7 @@ beforeAll(async () => {
 afterAll(() => world.close());
 beforeEach(() => {
   world.nudges.length = 0;
+  world.nudged.length = 0;
 });
 
 async function assignedVault(agents = 1) {
@@ -76,6 +78,35 @@ async function told(vault: TestVault) {
     return `${kind} ${reason} ${state}`;
   });
 }
+
+/** Many agents of a vault, all of them heard. */
+async function crowd({ organizationId, vaultId }: TestVault, count: number): Promise<string[]> {
+  const ids = Array.from({ length: count }, () => newUuid());
+  await world.database.withTenant({ organizationId }, async (transaction) => {
+    await transaction.agent.createMany({
+      data: ids.map((id) => ({
+        ...{ organizationId, id, vaultId, name: 'a', serialNumber: id },
+        ...{ notBefore: new Date(), expiresAt: new Date(Date.now() + 86_400_000) },
+      })),
+    });
+    await transaction.agentLiveness.createMany({
+      data: ids.map((agentId) => ({
+        ...{ organizationId, agentId, vaultId, status: 'online' },
+        ...{ offlineAfterMs: 270_000, intervalMs: 30_000 },
+      })),
+    });
+  });
+  return ids;
+}
+
+const commandOf =
+  ({ organizationId, vaultId }: TestVault) =>
+  (agentId: string) =>
+    ({
+      ...{ organizationId, agentId, vaultId, subjectId: newUuid() },
+      action: { $case: 'renewCertificate', value: {} },
+      expiresAt: new Date(Date.now() + 60_000),
+    }) as const;
 
 /** As an agent takes it apart. */
 function opened(command: string) {
@@ -283,17 +314,33 @@ test('two gateways that tell the same agents at once send one command each', asy
   expect(numbers.reduce((sum, row) => sum + Number(row.commandNumber), 0)).toBe(sent.length);
 });
 
+test('a set that goes to a whole fleet is told in as many answers as it takes, each of which the bus carries', async () => {
+  const { vault } = await assignedVault(0);
+  const fleet = await crowd(vault, 2 * limits.policySetCommandsPerCall + 1);
+  const ask = async (agents: readonly string[]) => {
+    const { organizationId } = vault;
+    const { results } = await world.deliveries.deliver(
+      agents.map((agentId) => ({ organizationId, agentId, held: null })),
+    );
+    // As many as there can be in a call, each of its largest.
+    const largest = Math.max(...results.map((result) => JSON.stringify(result).length));
+    const most = limits.policySetCommandsPerCall * largest + limits.policySetAgentsPerCall * 170;
+    expect(most).toBeLessThan(limits.busPayloadMaxBytes);
+    const again = agents.filter((_, at) => results[at]?.more);
+    return { told: results.filter(({ command }) => command !== null).length, again };
+  };
+  const first = await ask(fleet);
+  expect([first.told, first.again.length]).toEqual([100, 101]);
+  const second = await ask(first.again);
+  expect([second.told, second.again.length]).toEqual([100, 1]);
+  expect(await ask(second.again)).toEqual({ told: 1, again: [] });
+  expect((await ask(fleet)).told).toBe(0);
+});
+
 test('what an agent is told to do comes under ascending numbers until it is answered or too late', async () => {
   const organization = await world.organization();
   const vault = await world.vault(organization, [null]);
-  const command = {
-    organizationId: vault.organizationId,
-    agentId: vault.agents[0] ?? '',
-    vaultId: vault.vaultId,
-    subjectId: newUuid(),
-    action: { $case: 'renewCertificate', value: {} },
-    expiresAt: new Date(Date.now() + 60_000),
-  } as const;
+  const command = commandOf(vault)(vault.agents[0] ?? '');
   const change = (work: (transaction: Transaction) => Promise<unknown>) =>
     world.database.withTenant(vault, work);
   await change((transaction) => orderCommands(transaction, [command]));
@@ -330,6 +377,41 @@ test('what an agent is told to do comes under ascending numbers until it is answ
   );
   expect((await tell(vault)).commands).toEqual([]);
   expect(await shown(vault)).toMatchObject({ state: null, assigned: null });
+});
+
+test('agents that nobody gets hold of, and commands that nobody answers, hold up no others', async () => {
+  const organization = await world.organization();
+  const vault = await world.vault(organization, [null]);
+  const agents = await crowd(vault, limits.agentCommandsPerLook + 5);
+  await world.database.withTenant(vault, (transaction) =>
+    orderCommands(transaction, agents.map(commandOf(vault))),
+  );
+  await world.commands.look();
+  expect(world.nudged).toHaveLength(limits.agentCommandsPerLook);
+  await world.commands.look();
+  expect(new Set(world.nudged)).toEqual(
+    new Set(agents.map((agentId) => `${vault.organizationId}/${agentId}`)),
+  );
+  const [agentId = ''] = vault.agents;
+  const order = (count: number) =>
+    world.database.withTenant(vault, (transaction) =>
+      orderCommands(transaction, Array(count).fill(agentId).map(commandOf(vault))),
+    );
+  await order(limits.agentCommandsPerCall);
+  expect((await tell(vault)).commands).toHaveLength(limits.agentCommandsPerCall);
+  await world.database.withTenant(vault, async (transaction) => {
+    await transaction.agentCommand.updateMany({
+      where: { agentId },
+      data: { sentAt: new Date(Date.now() - 31_000) },
+    });
+  });
+  await order(1);
+  expect((await tell(vault)).commands).toHaveLength(limits.agentCommandsPerCall);
+  const unsent = await world.database.withTenant(vault, (transaction) =>
+    transaction.agentCommand.count({ where: { agentId, sentAt: null } }),
+  );
+  expect(unsent).toBe(0);
+  await world.database.withTenant(vault, (transaction) => transaction.agentCommand.deleteMany());
 });
 
 test('an agent that is revoked, deleted, foreign or unknown is told nothing', async () => {

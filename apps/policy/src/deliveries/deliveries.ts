@@ -11,6 +11,7 @@ import { enqueueMany } from '@keystead/database/outbox';
 import { Bus } from '@keystead/messaging/bus';
 import { Inject, Injectable } from '@nestjs/common';
 import type { z } from 'zod';
+import { AnswerRoom } from '../answer-size.ts';
 import { takeUnsupported } from '../replays/replay-steps.ts';
 import { type CommandAction, CommandSigner } from '../signing/command-signer.ts';
 import {
@@ -49,6 +50,9 @@ interface Change {
   send: boolean;
 }
 
+// What stands around the commands of each agent has 170 bytes at most.
+const commandsMaxBytes = limits.busPayloadMaxBytes - limits.policySetAgentsPerCall * 170;
+
 @Injectable()
 export class Deliveries {
   constructor(
@@ -60,15 +64,15 @@ export class Deliveries {
 
   async deliver(agents: Asked): Promise<z.input<typeof deliverPolicies.output>> {
     if (agents.length === 0) return { results: [] };
-    const { rows, changes, signatures, drifted, due } = await this.database.acrossTenants(
+    const { rows, changes, hasMore, signatures, drifted, due } = await this.database.acrossTenants(
       'deliver-policies',
       async (transaction) => {
         await takeUnsupported(transaction, agents);
         const rows = new Map((await read(transaction, agents)).map((row) => [row.agent_id, row]));
         // One that is asked about twice counts once, with what was said last.
         const each = new Map(agents.map((agent) => [agent.agentId, agent]));
-        const changes = [...each.values()].flatMap((agent) =>
-          changeOf(agent, rows.get(agent.agentId)),
+        const { changes, later } = asManyAsFit(
+          [...each.values()].flatMap((agent) => changeOf(agent, rows.get(agent.agentId))),
         );
         await write(transaction, changes);
         const drifted = changes.filter(
@@ -86,13 +90,16 @@ export class Deliveries {
           ),
         ]);
         const sent = changes.filter(({ send }) => send);
+        const room = limits.agentCommandsPerCall - sent.length;
+        // Their numbers follow those of the sets.
+        const due = await takeDueCommands(transaction, agents, room);
         return {
           rows,
           changes,
+          hasMore: (agentId: string) => later.has(agentId) || due.length >= room,
           drifted: drifted.length + mended.length > 0,
           signatures: await signaturesOf(transaction, sent),
-          // Their numbers follow those of the sets.
-          due: await takeDueCommands(transaction, agents),
+          due,
         };
       },
     );
@@ -101,17 +108,24 @@ export class Deliveries {
     const commands = await this.#commands(sent, await this.#renewed(sent, signatures));
     const signed = due.length === 0 ? [] : await this.signer.sign(due);
     const further = Map.groupBy(signed.keys(), (at) => due[at]?.agentId);
+    const answerRoom = new AnswerRoom(commandsMaxBytes);
+    // One that does not fit counts as lost on its way, and is sent again as such.
+    const fitting = (command: Buffer | undefined) => {
+      const encoded = command?.toString('base64');
+      return encoded !== undefined && answerRoom.takes(encoded) ? [encoded] : [];
+    };
     return {
       results: agents.map(({ agentId }): Answer => {
         const row = rows.get(agentId);
-        const own = further.get(agentId) ?? [];
+        const [command = null] = fitting(commands.get(agentId));
         return {
-          commands: own.map((at) => signed[at]?.toString('base64') ?? ''),
+          commands: (further.get(agentId) ?? []).flatMap((at) => fitting(signed[at])),
           assigned:
             row?.number == null || row.digest === null
               ? null
               : { number: row.number, digest: row.digest },
-          command: commands.get(agentId)?.toString('base64') ?? null,
+          command,
+          ...(hasMore(agentId) ? { more: true } : {}),
         };
       }),
     };
@@ -222,6 +236,19 @@ function changeOf({ held }: Asked[number], row: Row | undefined): Change[] {
     row.known_number !== row.number ||
     row.held_digest !== (held?.digest ?? null);
   return isNews ? [{ row, held, state, send }] : [];
+}
+
+/** Those that are sent a set beyond what one answer carries stay as they are, until the gateway asks again. */
+function asManyAsFit(all: readonly Change[]): { changes: Change[]; later: Set<string> } {
+  let sent = 0;
+  const later = new Set<string>();
+  const changes = all.filter(({ row, send }) => {
+    if (send) sent += 1;
+    if (!send || sent <= limits.policySetCommandsPerCall) return true;
+    later.add(row.agent_id);
+    return false;
+  });
+  return { changes, later };
 }
 
 /** In one order, so that two gateways that tell the same agents do not wait for each other. */
