@@ -76,8 +76,9 @@ export class Bus {
     timeoutMs: number = limits.busRequestTimeoutMs,
   ): Promise<unknown> {
     const payload = JSON.stringify(input);
-    if (payload.length > limits.busPayloadMaxBytes) {
-      throw new ServiceError('payload_too_large', { internal: `${subject}: ${payload.length}` });
+    const bytes = Buffer.byteLength(payload);
+    if (bytes > limits.busPayloadMaxBytes) {
+      throw new ServiceError('payload_too_large', { internal: `${subject}: ${bytes}` });
     }
     const token = await signCall(this.#options.keys, { audience, subject, payload, ctx });
     const head = headers();

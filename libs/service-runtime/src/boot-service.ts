@@ -4,6 +4,7 @@
  */
 import 'reflect-metadata';
 import type { ServiceName } from '@keystead/contracts/operation';
+import { AnswerSerializer } from '@keystead/messaging/answer-serializer';
 import { natsConnection } from '@keystead/messaging/bus-options';
 import type { DynamicModule, INestMicroservice } from '@nestjs/common';
 import { NestFactory } from '@nestjs/core';
@@ -34,10 +35,15 @@ export async function bootService<E extends BaseEnvironment>(
       options.module(environment, log, metrics),
       {
         transport: Transport.NATS,
-        options: natsConnection({
-          natsUrl: environment.KEYSTEAD_NATS_URL,
-          service: options.service,
-        }),
+        options: {
+          ...natsConnection({
+            natsUrl: environment.KEYSTEAD_NATS_URL,
+            service: options.service,
+          }),
+          serializer: new AnswerSerializer((bytes) =>
+            log.warn({ bytes }, 'an answer is too large for the bus'),
+          ),
+        },
         logger: nestLogger(log),
       },
     );
