@@ -2,10 +2,11 @@
  * Every limit of policies, with its reason. The relations between them are asserted when the module
  * loads, so that a change which breaks one cannot start.
  */
+import { limits as contractLimits } from '@keystead/contracts/limits';
+
 export const limits = {
-  // What one policy may be
-  policyTextMaxLength: 16 * 1024,
-  documentMaxBytes: 64 * 1024,
+  // What one policy may be: a Cedar text, or a document as JSON text
+  policyTextMaxLength: contractLimits.policyTextMaxLength,
   documentMaxDepth: 12,
   // Cedar's parser and evaluator recurse on 1 MiB of stack: brackets trap at 130 levels, a tree at 300.
   bracketDepthMax: 30,
@@ -86,10 +87,6 @@ const relations: [boolean, string][] = [
   ],
   [limits.bracketDepthMax * 4 < 130, 'a quarter of the stack is enough for the deepest brackets'],
   [limits.treeDepthMax * 3 <= 300, 'a third of the stack is enough for the deepest tree'],
-  [
-    limits.policyTextMaxLength < limits.documentMaxBytes,
-    'what a document becomes is bounded by the policy and not by the document',
-  ],
   [
     limits.policiesPerSet <= limits.studiesKept,
     'a set that changes in one policy is not studied anew',

@@ -193,9 +193,9 @@ function readText(
     };
   }
   if (!/^\s*[{[]/.test(text)) return { cedar: text };
-  if (text.length > limits.documentMaxBytes) {
+  if (text.length > limits.policyTextMaxLength) {
     return {
-      problems: [problemAt('', `a document has at most ${limits.documentMaxBytes} characters`)],
+      problems: [problemAt('', `a document has at most ${limits.policyTextMaxLength} characters`)],
     };
   }
   try {
