@@ -8,6 +8,10 @@ export type RecordData = Readonly<Record<string, string>>;
 
 /** @throws InvalidData */
 export function requireData(data: RecordData): RecordData {
+  // A list or a Map has entries of other kinds, or none that are seen.
+  if (typeof data !== 'object' || data === null || Symbol.iterator in data) {
+    throw new InvalidData('it is an object whose values are texts');
+  }
   const entries = Object.entries(data);
   const { maxDataEntries, maxDataNameCharacters, maxDataValueCharacters } = vaultLimits;
   if (entries.length > maxDataEntries) {

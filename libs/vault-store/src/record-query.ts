@@ -7,12 +7,13 @@
 import { createHash } from 'node:crypto';
 import type { ExpressionBuilder, ExpressionWrapper, SqlBool } from 'kysely';
 import { vaultLimits } from './limits.ts';
-import { columnNames, type RecordColumn } from './record.ts';
+import { columnNames, type RecordColumn, recordColumns } from './record.ts';
 import { dataTag } from './record-data.ts';
 import { never, type VaultSchema } from './schema.ts';
 import { InvalidCursor, InvalidQuery } from './vault-error.ts';
 
-export type SortColumn = 'id' | 'createdAtMs' | 'updatedAtMs' | 'expiresAtMs' | 'softDeletedAtMs';
+const sortColumns = ['id', 'createdAtMs', 'updatedAtMs', 'expiresAtMs', 'softDeletedAtMs'] as const;
+export type SortColumn = (typeof sortColumns)[number];
 export type SortDirection = 'asc' | 'desc';
 
 /** From is part of it, before is not; either may be left out. */
@@ -120,7 +121,8 @@ export class RecordQuery<Columns extends RecordColumn = RecordColumn> {
     if (data.length >= vaultLimits.maxDataEntries) {
       throw new InvalidQuery(`at most ${vaultLimits.maxDataEntries} entries of metadata`);
     }
-    if (!name.isWellFormed() || !value.isWellFormed()) {
+    const texts: unknown[] = [name, value];
+    if (!texts.every((text) => typeof text === 'string' && text.isWellFormed())) {
       throw new InvalidQuery('metadata is well-formed text');
     }
     return this.#where({ data: [...data, [name, value]] });
@@ -129,10 +131,19 @@ export class RecordQuery<Columns extends RecordColumn = RecordColumn> {
   /** Only these of each record; the rest is not read. */
   select<Chosen extends RecordColumn>(...columns: readonly Chosen[]): RecordQuery<Chosen> {
     if (columns.length === 0) throw new InvalidQuery('select names at least one column');
+    if (!columns.every((column) => Object.hasOwn(columnNames, column))) {
+      throw new InvalidQuery(`the columns are ${recordColumns.join(', ')}`);
+    }
     return new RecordQuery<Chosen>({ ...this.#state, columns });
   }
 
   orderBy(sort: SortColumn, direction: SortDirection = 'asc'): RecordQuery<Columns> {
+    if (!sortColumns.includes(sort)) {
+      throw new InvalidQuery(`it is ordered by one of ${sortColumns.join(', ')}`);
+    }
+    if (direction !== 'asc' && direction !== 'desc') {
+      throw new InvalidQuery('the direction is asc or desc');
+    }
     return this.#with({ sort, direction });
   }
 
@@ -151,8 +162,9 @@ export class RecordQuery<Columns extends RecordColumn = RecordColumn> {
     return this.#with({ offset });
   }
 
-  /** The page behind the one that gave this cursor as its `next`. */
+  /** The page behind the one that gave this cursor as its `next`. @throws InvalidCursor */
   after(cursor: string): RecordQuery<Columns> {
+    if (typeof cursor !== 'string') throw new InvalidCursor();
     return this.#with({ cursor });
   }
 
@@ -245,6 +257,9 @@ type VaultWhere = ExpressionBuilder<VaultSchema, 'vault'>;
 type TimeColumn = 'created_at' | 'updated_at' | 'expires_at';
 
 function named(what: string, list: readonly string[]): readonly string[] {
+  if (!Array.isArray(list) || !list.every((each) => typeof each === 'string')) {
+    throw new InvalidQuery(`${what} are a list of texts`);
+  }
   if (list.length > vaultLimits.maxNamedRecords) {
     throw new InvalidQuery(`at most ${vaultLimits.maxNamedRecords} ${what}`);
   }
@@ -252,6 +267,9 @@ function named(what: string, list: readonly string[]): readonly string[] {
 }
 
 function ranged(what: string, range: TimeRange): TimeRange {
+  if (typeof range !== 'object' || range === null) {
+    throw new InvalidQuery(`${what} has a range: fromMs, beforeMs or both`);
+  }
   for (const timeMs of [range.fromMs, range.beforeMs]) {
     if (timeMs !== undefined && !Number.isSafeInteger(timeMs)) {
       throw new InvalidQuery(`${what} ranges over whole milliseconds since 1970`);

@@ -1,6 +1,7 @@
 /** Records: what is stored behind ids and tokens, encrypted values and all. */
 import type { DatabaseSync, StatementSync } from 'node:sqlite';
 import { type RandomFill, systemRandom } from '@keystead/envelope/keys';
+import { requireFields, requireText } from './argument-kinds.ts';
 import type { Encryptor } from './encryptor.ts';
 import { vaultLimits } from './limits.ts';
 import {
@@ -20,6 +21,7 @@ import { never, type VaultSchema } from './schema.ts';
 import { isDuplicate, type Queries, type SqlStore } from './sql/sql-store.ts';
 import { generateToken, type TokenShape } from './token-format.ts';
 import {
+  isAbsent,
   requireId,
   requireNewPassword,
   requirePassword,
@@ -35,6 +37,7 @@ import {
   RecordNotFound,
   TokenAlreadyExists,
   TokenRequired,
+  WrongKind,
 } from './vault-error.ts';
 
 export interface NewRecord {
@@ -86,6 +89,7 @@ export class Records {
 
   /** @throws TokenAlreadyExists, RecordAlreadyExists and what the validators say */
   async create(record: NewRecord): Promise<VaultRecord> {
+    requireFields('a record', record);
     const { validators, encryptor, tokenShape, random, store } = this.#parts;
     const fill = random ?? systemRandom;
     const nowMs = this.#parts.now();
@@ -144,7 +148,7 @@ export class Records {
   async list<Columns extends RecordColumn = RecordColumn>(
     query: RecordQuery<Columns> = recordQuery() as unknown as RecordQuery<Columns>,
   ): Promise<RecordPage<Columns>> {
-    const { columns = recordColumns, sort, direction, limit, offset } = query.state;
+    const { columns = recordColumns, sort, direction, limit, offset } = stateOf(query);
     const sortColumn = columnNames[sort];
     const chosen = columns.map((column) => columnNames[column]);
     const start = query.start();
@@ -191,7 +195,7 @@ export class Records {
   async *walk<Columns extends RecordColumn = RecordColumn>(
     query: RecordQuery<Columns>,
   ): AsyncGenerator<Pick<VaultRecord, Columns>> {
-    if (query.state.offset > 0) throw new InvalidQuery('a walk has a cursor, not an offset');
+    if (stateOf(query).offset > 0) throw new InvalidQuery('a walk has a cursor, not an offset');
     for (let page: RecordQuery<Columns> | undefined = query; page !== undefined; ) {
       const { records, next }: RecordPage<Columns> = await this.list(page);
       yield* records;
@@ -203,6 +207,7 @@ export class Records {
   async count(
     query: RecordQuery<RecordColumn> | RecordQuery<never> = recordQuery(),
   ): Promise<number> {
+    stateOf(query as RecordQuery);
     const { count } = await this.#parts.store.db
       .selectFrom('vault')
       .select(({ fn }) => fn.countAll<number | bigint>().as('count'))
@@ -217,6 +222,7 @@ export class Records {
    * @throws RecordNotFound and what the validators say
    */
   async update(reference: RecordReference, changes: RecordChanges): Promise<VaultRecord> {
+    requireFields('the changes', changes);
     const { validators, encryptor } = this.#parts;
     const { value, password, data, expiresAtMs } = changes;
     if (data !== undefined) requireData(data);
@@ -299,11 +305,16 @@ export class Records {
 
   /** The value of a record. @throws InvalidPassword, CorruptRecord */
   async open(record: Pick<VaultRecord, 'id' | 'token' | 'sealedValue'>, password: string) {
+    requireFields('a record', record);
+    if (!(record.sealedValue instanceof Uint8Array)) {
+      throw new WrongKind('sealedValue of a record', 'bytes', record.sealedValue);
+    }
     requirePassword(password);
     return this.#parts.encryptor.decrypt(record.sealedValue, password, record);
   }
 
   async #mark(reference: RecordReference, is: '=' | '<', softDeletedAt: number): Promise<void> {
+    requireReference(reference);
     const { numUpdatedRows } = await this.#parts.store.write((queries) => {
       const update = queries
         .updateTable('vault')
@@ -320,7 +331,7 @@ export class Records {
 
   async #row(reference: RecordReference): Promise<VaultRow | undefined> {
     const { store } = this.#parts;
-    if (!('id' in reference) && reference.token === '') throw new TokenRequired();
+    requireReference(reference);
     if (store.sqlite !== undefined) return sqliteRow(store.sqlite, reference);
     const selection = store.db.selectFrom('vault').selectAll();
     return (
@@ -329,6 +340,20 @@ export class Records {
         : selection.where('token', '=', reference.token)
     ).executeTakeFirst();
   }
+}
+
+/** @throws WrongKind, TokenRequired */
+function requireReference(reference: RecordReference): void {
+  requireFields('a reference', reference);
+  if ('id' in reference) requireText('an id', reference.id);
+  else if (isAbsent(reference.token)) throw new TokenRequired();
+  else requireText('a token', reference.token);
+}
+
+/** @throws WrongKind */
+function stateOf<Columns extends RecordColumn>(query: RecordQuery<Columns>) {
+  if (!(query instanceof RecordQuery)) throw new WrongKind('a query', 'of recordQuery()', query);
+  return query.state;
 }
 
 async function writeTags(

@@ -26,9 +26,7 @@ export class Settings {
   }
 
   async set(name: string, value: string): Promise<void> {
-    if (Buffer.byteLength(value) > vaultLimits.maxSettingBytes || !value.isWellFormed()) {
-      throw new InvalidSetting(`a value is text of at most ${vaultLimits.maxSettingBytes} bytes`);
-    }
+    requireSettingValue(value);
     const isSet = await this.#replace(name, value);
     if (isSet || (await this.setIfAbsent(name, value))) return;
     await this.#replace(name, value);
@@ -36,6 +34,7 @@ export class Settings {
 
   /** Whether it was absent, and is now set: of several at once, one is told yes. */
   async setIfAbsent(name: string, value: string): Promise<boolean> {
+    requireSettingValue(value);
     const nowMs = this.#now();
     const row = {
       ...this.#key(name),
@@ -87,11 +86,20 @@ export class Settings {
   }
 
   #key(name: string) {
-    if (!/^[!-~]+$/.test(name) || name.length > vaultLimits.maxSettingNameCharacters) {
+    const isName = typeof name === 'string' && /^[!-~]+$/.test(name);
+    if (!isName || name.length > vaultLimits.maxSettingNameCharacters) {
       throw new InvalidSetting(
         `a name is 1 to ${vaultLimits.maxSettingNameCharacters} printable ASCII characters`,
       );
     }
     return { object_type: 'vault', object_id: this.#objectId, meta_key: name };
+  }
+}
+
+/** @throws InvalidSetting */
+function requireSettingValue(value: string): void {
+  const isText = typeof value === 'string' && value.isWellFormed();
+  if (!isText || Buffer.byteLength(value) > vaultLimits.maxSettingBytes) {
+    throw new InvalidSetting(`a value is text of at most ${vaultLimits.maxSettingBytes} bytes`);
   }
 }

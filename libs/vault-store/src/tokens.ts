@@ -1,4 +1,5 @@
 /** Tokens: values behind random names, each under a password, for as long as they are wanted. */
+import { requireCount, requireFields, requireOneOf, requireTexts } from './argument-kinds.ts';
 import { vaultLimits } from './limits.ts';
 import type { VaultRecord, VaultRow } from './record.ts';
 import { fromTime, toTime } from './record.ts';
@@ -6,7 +7,13 @@ import { encodeData, type RecordData, requireData } from './record-data.ts';
 import { recordQuery } from './record-query.ts';
 import type { RecordChanges, Records, VaultParts } from './records.ts';
 import { never } from './schema.ts';
-import { requireNewPassword, requirePassword, requireTime, requireValue } from './validators.ts';
+import {
+  isAbsent,
+  requireNewPassword,
+  requirePassword,
+  requireTime,
+  requireValue,
+} from './validators.ts';
 import {
   CorruptRecord,
   InvalidPassword,
@@ -16,6 +23,7 @@ import {
   RecordNotFound,
   TokenAlreadyExists,
   TokenExpired,
+  TokenRequired,
   ValueIsNotText,
 } from './vault-error.ts';
 
@@ -82,6 +90,7 @@ export class Tokens {
 
   /** Encrypts the value behind a new token, which it answers. */
   async create(value: string | Uint8Array, options: NewToken): Promise<string> {
+    requireFields('the options', options);
     return (await this.#records.create({ ...options, value })).token;
   }
 
@@ -91,6 +100,9 @@ export class Tokens {
     value: string | Uint8Array,
     options: NewToken,
   ): Promise<VaultRecord> {
+    requireFields('the options', options);
+    // One that is left out would be generated.
+    if (isAbsent(token)) throw new TokenRequired();
     return this.#records.create({ ...options, token, value });
   }
 
@@ -125,7 +137,7 @@ export class Tokens {
   /** Many at once; what cannot be read is said and takes nothing of the others with it. */
   async readMany(tokens: readonly string[], password: string): Promise<ManyTokens> {
     requirePassword(password);
-    const unique = [...new Set(tokens)];
+    const unique = [...new Set(requireTexts('tokens', tokens))];
     if (unique.length > vaultLimits.maxNamedRecords) {
       throw new InvalidQuery(`at most ${vaultLimits.maxNamedRecords} tokens at once`);
     }
@@ -175,6 +187,7 @@ export class Tokens {
     value: string | Uint8Array,
     options: NewToken,
   ): Promise<'created' | 'updated'> {
+    requireFields('the options', options);
     const bytes = requireValue(value, this.#parts.validators);
     const more: Pick<RecordChanges, 'data' | 'expiresAtMs'> = {
       ...(options.data === undefined ? {} : { data: requireData(options.data) }),
@@ -204,7 +217,7 @@ export class Tokens {
 
   /** Another time, or null for never; also of an expired one. @throws RecordNotFound */
   async renew(token: string, expiresAtMs: number | null): Promise<void> {
-    await this.#records.update({ token }, { expiresAtMs });
+    await this.#records.update({ token }, { expiresAtMs: requireTime(expiresAtMs) });
   }
 
   /**
@@ -220,7 +233,7 @@ export class Tokens {
     requireNewPassword(newPassword, this.#parts.validators);
     if (oldPassword.normalize('NFC') === newPassword.normalize('NFC'))
       throw new PasswordUnchanged();
-    const unique = [...new Set(tokens)];
+    const unique = [...new Set(requireTexts('tokens', tokens))];
     if (unique.length > vaultLimits.maxNamedRecords) {
       throw new InvalidQuery(`at most ${vaultLimits.maxNamedRecords} tokens at once`);
     }
@@ -248,7 +261,11 @@ export class Tokens {
 
   /** Marks or removes what is expired, in batches, each a transaction. */
   async sweepExpired(options: SweepOptions): Promise<SweepResult> {
+    requireFields('the options', options);
     const { mode, graceMs = 0, signal } = options;
+    requireOneOf('mode', mode, ['soft', 'hard']);
+    requireCount('graceMs', graceMs, 0);
+    requireCount('batchRecords', options.batchRecords, 1);
     const batch = Math.min(
       options.batchRecords ?? vaultLimits.sweepBatchRecords,
       vaultLimits.sweepBatchRecords,

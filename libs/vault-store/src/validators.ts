@@ -1,4 +1,5 @@
 /** What may be stored. An own rule may be stricter or looser than these; limits of the tables stay. */
+import { requireText } from './argument-kinds.ts';
 import { vaultLimits } from './limits.ts';
 import { isGeneratedToken } from './token-format.ts';
 import {
@@ -12,6 +13,7 @@ import {
   ValueRefused,
   ValueRequired,
   ValueTooLarge,
+  WrongKind,
 } from './vault-error.ts';
 
 /** Each says why not, or undefined. */
@@ -32,9 +34,10 @@ export const defaultValidators: Validators = {
   value: () => undefined,
 };
 
-/** @throws TokenRequired, InvalidToken */
+/** @throws TokenRequired, WrongKind, InvalidToken */
 export function requireToken(token: string, prefix: string, validators: Validators): string {
-  if (token === '') throw new TokenRequired();
+  if (isAbsent(token)) throw new TokenRequired();
+  requireText('a token', token);
   if (token.length > vaultLimits.maxTokenCharacters) {
     throw new InvalidToken(`it has at most ${vaultLimits.maxTokenCharacters} characters`);
   }
@@ -48,9 +51,13 @@ export function requireToken(token: string, prefix: string, validators: Validato
   return token;
 }
 
-/** For a password that is only used: any that could ever have been set. */
+/**
+ * For a password that is only used: any that could ever have been set.
+ * @throws PasswordRequired, WrongKind, PasswordTooLong
+ */
 export function requirePassword(password: string): string {
-  if (password === '') throw new PasswordRequired();
+  if (isAbsent(password)) throw new PasswordRequired();
+  requireText('a password', password);
   if (Buffer.byteLength(password.normalize('NFC')) > vaultLimits.maxPasswordBytes) {
     throw new PasswordTooLong(vaultLimits.maxPasswordBytes);
   }
@@ -65,8 +72,12 @@ export function requireNewPassword(password: string, validators: Validators): st
   return password;
 }
 
-/** Text as UTF-8. @throws ValueRequired, ValueTooLarge */
+/** Text as UTF-8. @throws ValueRequired, WrongKind, ValueRefused, ValueTooLarge */
 export function requireValue(value: string | Uint8Array, validators: Validators): Uint8Array {
+  if (isAbsent(value)) throw new ValueRequired();
+  if (typeof value !== 'string' && !(value instanceof Uint8Array)) {
+    throw new WrongKind('a value', 'text or bytes (Uint8Array)', value);
+  }
   if (value.length === 0) throw new ValueRequired();
   if (typeof value === 'string' && !value.isWellFormed()) {
     throw new ValueRefused('it is no well-formed text');
@@ -78,7 +89,11 @@ export function requireValue(value: string | Uint8Array, validators: Validators)
   return bytes;
 }
 
+export const isAbsent = (given: unknown) => given === undefined || given === null || given === '';
+
+/** @throws WrongKind, InvalidId */
 export function requireId(id: string): string {
+  requireText('an id', id);
   if (!/^[A-Za-z0-9_-]+$/.test(id) || id.length > vaultLimits.maxIdCharacters)
     throw new InvalidId();
   return id;
@@ -88,7 +103,7 @@ export function requireId(id: string): string {
 export function requireTime(timeMs: number | null): number | null {
   if (timeMs === null) return null;
   if (!Number.isSafeInteger(timeMs) || timeMs < 0 || timeMs > 8.64e15) {
-    throw new InvalidTime('milliseconds since 1970, a whole number');
+    throw new InvalidTime('it is a whole number of milliseconds since 1970, or null');
   }
   return timeMs;
 }

@@ -1,6 +1,7 @@
 /** What can go wrong, by type and by `code`. No message holds a password, a value or a token. */
 
 export type VaultErrorCode =
+  | 'wrong_kind'
   | 'token_required'
   | 'invalid_token'
   | 'token_already_exists'
@@ -39,6 +40,21 @@ export class VaultError extends Error {
     this.name = new.target.name;
     this.code = code;
   }
+}
+
+/** An argument that is no text, no object, no number, …, as it has to be: a mistake in the calling program. */
+export class WrongKind extends VaultError {
+  constructor(what: string, wanted: string, given: unknown) {
+    super('wrong_kind', `${what} must be ${wanted}, not ${kindOf(given)}`);
+  }
+}
+
+function kindOf(given: unknown): string {
+  if (given === undefined || given === null) return String(given);
+  if (Array.isArray(given)) return 'a list';
+  if (typeof given === 'string') return 'this text';
+  if (typeof given === 'number') return 'this number';
+  return typeof given === 'object' ? 'an object' : `a ${typeof given}`;
 }
 
 export class TokenRequired extends VaultError {

@@ -4,6 +4,7 @@
  */
 import { type RandomFill, systemRandom } from '@keystead/envelope/keys';
 import { defaultPasswordCost, type PasswordCost } from '@keystead/envelope/password';
+import { requireCount, requireFields } from './argument-kinds.ts';
 import { type Encryptor, PasswordEncryptor } from './encryptor.ts';
 import { defaultKeyCache, type KeyCacheOptions, PasswordKeys } from './password-keys.ts';
 import { decodeDerivation, newDerivation, type SaltScope } from './record-format.ts';
@@ -61,6 +62,8 @@ const derivationSetting = 'derivation';
 
 /** @throws SchemaMissing, SchemaTooNew */
 export async function openVault(options: VaultOptions): Promise<Vault> {
+  requireFields('the options', options);
+  requireFields('sql of the options', options.sql);
   const isOurs = 'kind' in options.sql && !('db' in options.sql);
   const store = isOurs
     ? await openSql<VaultSchema>(options.sql as SqlOptions)
@@ -129,16 +132,15 @@ export class Vault {
    */
   async rekey(options: RekeyOptions): Promise<RekeyResult> {
     this.#requireOpen();
-    const { oldPassword, newPassword, ...run } = options;
     this.requireRekey(options);
+    const { oldPassword, newPassword, ...run } = options;
     return this.#run(oldPassword, newPassword, false, run);
   }
 
   /** What {@link rekey} asks of two passwords, before anything is begun. */
-  requireRekey({
-    oldPassword,
-    newPassword,
-  }: Pick<RekeyOptions, 'oldPassword' | 'newPassword'>): void {
+  requireRekey(options: Pick<RekeyOptions, 'oldPassword' | 'newPassword'>): void {
+    requireFields('the options', options);
+    const { oldPassword, newPassword } = options;
     requirePassword(oldPassword);
     requireNewPassword(newPassword, this.#parts.validators);
     if (oldPassword.normalize('NFC') === newPassword.normalize('NFC')) {
@@ -153,6 +155,7 @@ export class Vault {
    */
   async upgrade(options: UpgradeOptions): Promise<RekeyResult> {
     this.#requireOpen();
+    requireFields('the options', options);
     const { password, ...run } = options;
     requirePassword(password);
     return this.#run(password, password, true, run);
@@ -165,6 +168,7 @@ export class Vault {
    */
   async changePasswordCost(cost: PasswordCost): Promise<void> {
     this.#requireOpen();
+    requireFields('the cost', cost);
     const fresh = newDerivation('vault', cost, this.#parts.random ?? systemRandom);
     await this.#encryption.set(derivationSetting, fresh.toString('hex'));
     this.#own.use(fresh);
@@ -187,6 +191,9 @@ export class Vault {
   }
 
   #run(oldPassword: string, newPassword: string, upgrades: boolean, options: RunOptions) {
+    requireCount('timeoutMs', options.timeoutMs, 0);
+    requireCount('workers', options.workers, 0);
+    requireCount('batchRecords', options.batchRecords, 1);
     const { store, encryptor, now, random } = this.#parts;
     return runRekey({
       store,

@@ -7,7 +7,7 @@ import type { AgentInput } from '@keystead/contracts/agent-api/operation';
 import type * as records from '@keystead/contracts/agent-api/records';
 import type * as contract from '@keystead/contracts/agent-api/tokens';
 import type { RecordFacts, RekeyRun } from '@keystead/contracts/agent-api/tokens';
-import { notFound, ServiceError } from '@keystead/contracts/errors';
+import { invalidRequest, notFound, ServiceError } from '@keystead/contracts/errors';
 import type { VaultRecord } from '@keystead/vault-store/record';
 import { type RecordQuery, recordQuery, type TimeRange } from '@keystead/vault-store/record-query';
 import type { VaultSchema } from '@keystead/vault-store/schema';
@@ -94,12 +94,12 @@ export class TokenVault {
           ...(token === undefined ? {} : { token }),
         }),
       );
-    });
+    }, body);
   }
 
   readValue(caller: Caller, body: AgentInput<typeof contract.readToken>['body']) {
     const { token, password, encoding } = body;
-    return this.#try(caller, token, async ({ tokens }) =>
+    return this.#try(caller, body, async ({ tokens }) =>
       shown(await tokens.readBytes(token, password), encoding),
     );
   }
@@ -116,7 +116,7 @@ export class TokenVault {
             : reading,
         ),
       };
-    });
+    }, body);
   }
 
   exists(token: string) {
@@ -125,7 +125,7 @@ export class TokenVault {
 
   update(caller: Caller, body: AgentInput<typeof contract.updateToken>['body']) {
     const { token, value, encoding, password } = body;
-    return this.#try(caller, token, async ({ tokens }) => {
+    return this.#try(caller, body, async ({ tokens }) => {
       await tokens.update(token, bytesOf(value, encoding), password);
       return {};
     });
@@ -133,7 +133,7 @@ export class TokenVault {
 
   upsert(caller: Caller, body: AgentInput<typeof contract.upsertToken>['body']) {
     const { token, value, encoding, password, data, expiresAt } = body;
-    return this.#try(caller, token, async ({ tokens }) => {
+    return this.#try(caller, body, async ({ tokens }) => {
       const outcome = await tokens.upsert(token, bytesOf(value, encoding), {
         password,
         ...(data === undefined ? {} : { data }),
@@ -144,10 +144,13 @@ export class TokenVault {
   }
 
   renew(token: string, expiresAt: string | null) {
-    return this.#ask(async ({ tokens }) => {
-      await tokens.renew(token, timeOf(expiresAt));
-      return {};
-    });
+    return this.#ask(
+      async ({ tokens }) => {
+        await tokens.renew(token, timeOf(expiresAt));
+        return {};
+      },
+      { token, expiresAt },
+    );
   }
 
   changePassword(caller: Caller, body: AgentInput<typeof contract.changeTokenPasswords>['body']) {
@@ -156,7 +159,7 @@ export class TokenVault {
       const items = await tokens.changePassword(body.tokens, body.oldPassword, body.newPassword);
       this.#learn(caller, items);
       return { items };
-    });
+    }, body);
   }
 
   softDelete(reference: { token: string } | { id: string }) {
@@ -236,18 +239,21 @@ export class TokenVault {
 
   updateRecord(
     id: string,
-    { data, expiresAt }: AgentInput<typeof records.updateRecord>['body'],
+    body: AgentInput<typeof records.updateRecord>['body'],
   ): Promise<RecordFacts> {
-    return this.#ask(async ({ records }) =>
-      factsOf(
-        await records.update(
-          { id },
-          {
-            ...(data === undefined ? {} : { data }),
-            ...(expiresAt === undefined ? {} : { expiresAtMs: timeOf(expiresAt) }),
-          },
+    const { data, expiresAt } = body;
+    return this.#ask(
+      async ({ records }) =>
+        factsOf(
+          await records.update(
+            { id },
+            {
+              ...(data === undefined ? {} : { data }),
+              ...(expiresAt === undefined ? {} : { expiresAtMs: timeOf(expiresAt) }),
+            },
+          ),
         ),
-      ),
+      body,
     );
   }
 
@@ -262,7 +268,7 @@ export class TokenVault {
         requestedBy: caller.identity.name,
         work: (options) => vault.rekey({ oldPassword, newPassword, ...options }),
       });
-    });
+    }, body);
   }
 
   upgrade(
@@ -287,7 +293,12 @@ export class TokenVault {
   }
 
   /** With a password that the caller gave for a token. @throws ServiceError `rate_limited` as well */
-  #try<T>(caller: Caller, token: string, work: (vault: Vault) => Promise<T>): Promise<T> {
+  #try<T>(
+    caller: Caller,
+    body: { token: string; password: string },
+    work: (vault: Vault) => Promise<T>,
+  ): Promise<T> {
+    const { token } = body;
     return this.#ask(async (vault) => {
       this.#requireNoLock(caller, [token]);
       try {
@@ -300,7 +311,7 @@ export class TokenVault {
         }
         throw error;
       }
-    });
+    }, body);
   }
 
   #learn(caller: Caller, seen: readonly { token: string; status: string }[]): void {
@@ -322,8 +333,8 @@ export class TokenVault {
     }
   }
 
-  /** @throws ServiceError for whatever the vault store says */
-  async #ask<T>(work: (vault: Vault) => Promise<T>): Promise<T> {
+  /** @throws ServiceError for whatever the vault store says, with the field of the body that it is about */
+  async #ask<T>(work: (vault: Vault) => Promise<T>, body?: object): Promise<T> {
     if (!this.#store.breaker.isAvailable) {
       throw new ServiceError('unavailable', {
         detail: 'The store of the vault is not available at the moment',
@@ -333,7 +344,7 @@ export class TokenVault {
     try {
       return await work(this.#vault);
     } catch (error) {
-      throw tokenProblem(error);
+      throw tokenProblem(error, body);
     }
   }
 }
@@ -382,9 +393,10 @@ function queryOf(filters: Filters): RecordQuery {
   if (filters.softDeleted === 'with') query = query.withSoftDeleted();
   if (filters.softDeleted === 'only') query = query.onlySoftDeleted();
   if ((filters.dataName === undefined) !== (filters.dataValue === undefined)) {
-    throw new ServiceError('invalid_request', {
-      detail: 'dataName and dataValue are given together',
-    });
+    const missing = filters.dataName === undefined ? 'dataName' : 'dataValue';
+    throw invalidRequest('query', [
+      { path: [missing], message: 'is missing: dataName and dataValue are given together' },
+    ]);
   }
   if (filters.dataName !== undefined && filters.dataValue !== undefined) {
     query = query.withData(filters.dataName, filters.dataValue);
@@ -415,7 +427,9 @@ function bytesOf(value: string, encoding: 'text' | 'base64'): string | Uint8Arra
   if (encoding === 'text') return value;
   const bytes = Buffer.from(value, 'base64');
   if (bytes.toString('base64') !== value) {
-    throw new ServiceError('invalid_request', { detail: 'body /value: is not base64' });
+    throw invalidRequest('body', [
+      { path: ['value'], message: 'must be base64 (RFC 4648, padded)' },
+    ]);
   }
   return bytes;
 }

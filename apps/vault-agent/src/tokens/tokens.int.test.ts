@@ -39,7 +39,7 @@ test('a value is stored behind a token, read with its password, changed and rene
   });
   expect(await post('/read-value', { token, password: other })).toMatchObject({
     status: 422,
-    body: { code: 'unprocessable' },
+    body: { code: 'invalid_password', errors: [{ in: 'body', path: '/password' }] },
   });
   expect(await post('/update', { token, value: 'second', password })).toMatchObject({
     status: 200,
@@ -108,7 +108,13 @@ test('records are listed by what is noted, page by page, and counted', async () 
   expect((await agent.send('POST', `/v1/records/${id}/restore`, { body: {} })).status).toBe(200);
   expect((await agent.send('DELETE', `/v1/records/${id}?mode=hard`)).status).toBe(200);
   expect((await agent.send('GET', `/v1/records/${id}`)).status).toBe(404);
-  expect((await agent.send('GET', '/v1/records?dataName=set')).status).toBe(400);
+  expect((await agent.send('GET', '/v1/records?dataName=set')).body).toMatchObject({
+    status: 400,
+    errors: [{ in: 'query', path: '/dataValue' }],
+  });
+  expect((await agent.send('GET', '/v1/records?limit=1e1')).body).toMatchObject({
+    detail: 'query /limit: must be a whole number from 1 to 1000',
+  });
 });
 
 test('all records of a password get another in the background, and the run can be watched', async () => {
@@ -134,6 +140,7 @@ test('all records of a password get another in the background, and the run can b
   expect(await ended(upgrade.body.id)).toMatchObject({ state: 'finished', matched: 0 });
   expect(await post('/rekey', { oldPassword: other, newPassword: 'short' })).toMatchObject({
     status: 400,
+    body: { errors: [{ in: 'body', path: '/newPassword' }] },
   });
   expect((await agent.send('GET', '/v1/tokens/rekey/rky_00000000000000000000000000')).status).toBe(
     404,
