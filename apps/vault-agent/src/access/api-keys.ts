@@ -43,7 +43,7 @@ export class ApiKeys {
     for (const [index, name] of body.roles.entries()) {
       if (this.#book.role(name) === undefined || name === 'system') {
         throw invalidRequest('body', [
-          { path: ['roles', index], message: 'there is no such role' },
+          { path: ['roles', index], message: `there is no role ${name}` },
         ]);
       }
     }

@@ -72,7 +72,9 @@ export class Roles {
         return;
       }
       if (rows.length >= apiLimits.rolesMax) {
-        throw new ServiceError('limit_reached', { detail: `the vault has ${rows.length} roles` });
+        throw new ServiceError('limit_reached', {
+          detail: `the vault has ${rows.length} roles, its maximum`,
+        });
       }
       await queries
         .insertInto('access_role')

@@ -197,6 +197,19 @@ test('an expired secret gives no value from the moment that it expires', async (
   expect((await later.secrets.readValue(caller, 'app', 'key')).value).toBe('v');
 });
 
+test('no secret is made that is expired already', async () => {
+  const made = vault.secrets.create(caller, 'app', {
+    ...plainSecret,
+    name: 'late',
+    value: 'v',
+    expiresAt: new Date(Date.now() - 1).toISOString(),
+  });
+  await expect(made).rejects.toMatchObject({
+    code: 'invalid_request',
+    errors: [{ in: 'body', path: '/expiresAt', message: 'must be in the future' }],
+  });
+});
+
 test('a rotation shows nothing until it is promoted, and can be begun, abandoned and repeated', async () => {
   await create('key', 'old');
   const pending = { value: Buffer.from('new'), encoding: 'text' as const };

@@ -14,7 +14,7 @@ import type {
   updateSecret,
   ValueEncoding,
 } from '@keystead/contracts/agent-api/secrets';
-import { ServiceError } from '@keystead/contracts/errors';
+import { invalidRequest, ServiceError } from '@keystead/contracts/errors';
 import { isDuplicate, type Queries } from '@keystead/vault-store/sql/sql-store';
 import { sql } from 'kysely';
 import type { Caller } from '../access/caller.ts';
@@ -113,9 +113,17 @@ export class Secrets {
     this.#directory.listen(this.#cache);
   }
 
-  /** @throws ServiceError `conflict` where the name is taken, `limit_reached`, `payload_too_large` */
+  /**
+   * @throws ServiceError `conflict` where the name is taken, `limit_reached`, `payload_too_large`,
+   * `invalid_request` where it would be expired already
+   */
   async create(caller: Caller, namespace: string, input: CreateInput): Promise<SecretFacts> {
     return this.#change(caller, namespace, input.name, 'create', async (change) => {
+      const expiresAtMs = msOf(input.expiresAt);
+      // Whoever wants one to end now changes it; one that is made for nobody to read is a mistake.
+      if (expiresAtMs !== null && expiresAtMs <= change.nowMs) {
+        throw invalidRequest('body', [{ path: ['expiresAt'], message: 'must be in the future' }]);
+      }
       const value = valueBytes(input.value, input.encoding, change.namespace.value_max_bytes);
       try {
         const taken = await findSecret(change, input.name);
@@ -125,7 +133,7 @@ export class Secrets {
           description: input.description,
           metadata: input.metadata,
           tags: input.tags,
-          expiresAtMs: msOf(input.expiresAt),
+          expiresAtMs,
           maxVersions: input.maxVersions ?? this.maxVersionsDefault,
         });
         await addVersion(change, row.id, {
