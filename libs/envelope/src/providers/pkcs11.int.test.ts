@@ -94,6 +94,7 @@ test('the key is made once, and only where that is allowed', async () => {
 
 test('a wrong PIN, a missing token, two tokens of one name and a wrong library are told apart', async () => {
   expect(await refusal(open({ pin: '000000' }))).toBe('denied');
+  await expect(open({ pin: '000000' })).rejects.toThrow('the token refuses the PIN');
   expect(await refusal(open({ pin: '' }))).toBe('misconfigured');
   expect(await refusal(open({ tokenLabel: 'nowhere' }))).toBe('key_not_found');
   expect(await refusal(open({ tokenLabel: 'twin' }))).toBe('misconfigured');

@@ -275,8 +275,22 @@ const forgotten: readonly number[] = [
 ];
 
 function explained(error: CryptokiError): KeyProviderError {
-  return new KeyProviderError(kind, reasonOf(error), error.message);
+  const what = inWords[error.code];
+  const text = what === undefined ? error.message : `${what} (${error.message})`;
+  return new KeyProviderError(kind, reasonOf(error), text);
 }
+
+/** What an owner can do something about. */
+const inWords: Record<number, string> = {
+  [CKR.PIN_INCORRECT]: 'the token refuses the PIN',
+  [CKR.PIN_INVALID]: 'the PIN holds characters that the token does not take',
+  [CKR.PIN_LEN_RANGE]: 'the PIN is too short or too long for the token',
+  [CKR.PIN_EXPIRED]: 'the PIN has expired and has to be changed at the token',
+  [CKR.PIN_LOCKED]: 'the token has locked its PIN after too many wrong ones',
+  [CKR.USER_PIN_NOT_INITIALIZED]: 'the token has no PIN of a user yet',
+  [CKR.TOKEN_NOT_PRESENT]: 'the token is not there',
+  [CKR.DEVICE_REMOVED]: 'the token was removed',
+};
 
 function reasonOf(error: CryptokiError): KeyProviderReason {
   switch (error.code) {
