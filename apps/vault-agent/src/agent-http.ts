@@ -1,6 +1,5 @@
 /** The agent's HTTP put together: from its configuration and its vault to a server that listens. */
 import { createSecretKey } from 'node:crypto';
-import { readFileSync } from 'node:fs';
 import { apiLimits } from '@keystead/contracts/agent-api/api-limits';
 import { type Logger, pino } from 'pino';
 import type { Registry } from 'prom-client';
@@ -27,6 +26,7 @@ import { serveOperations } from './http/operations.http.ts';
 import { RequestMetrics } from './http/request-metrics.ts';
 import { readRevocationLists } from './http/revocation-lists.ts';
 import { type ReadVariable, sqlOptionsOf } from './key-management.ts';
+import { readNamedFile } from './named-file.ts';
 
 export interface AgentHttpOptions {
   loaded: LoadedConfiguration;
@@ -171,7 +171,7 @@ function readLists(file: string): string[] {
 
 function readNamed(section: string, file: string): Buffer {
   try {
-    return readFileSync(file);
+    return readNamedFile(file);
   } catch (error) {
     throw new ConfigurationError([`${section}: ${(error as Error).message}`]);
   }

@@ -3,7 +3,6 @@
  * Paths are relative to the file.
  */
 import { createHash } from 'node:crypto';
-import { readFileSync } from 'node:fs';
 import { isIP } from 'node:net';
 import { dirname, join, resolve } from 'node:path';
 import { parseEndpoint, parseFingerprint } from '@keystead/agent-protocol/link-client';
@@ -11,6 +10,7 @@ import { backupContents } from '@keystead/contracts/agent-api/backup';
 import { backupApiLimits } from '@keystead/contracts/agent-api/backup-limits';
 import { namePattern } from '@keystead/contracts/agent-api/fields';
 import { suspicionBounds } from '@keystead/contracts/agent-api/suspicion-bounds';
+import { inOurWords, leafIssues } from '@keystead/contracts/issue-text';
 import { auditDestinationName } from '@keystead/contracts/policy-set-content';
 import { parseRecipient } from '@keystead/envelope/sealed-stream';
 import { isMap, isScalar, LineCounter, type Node, type ParsedNode, parseDocument } from 'yaml';
@@ -18,6 +18,7 @@ import { z } from 'zod';
 import { tokenAlgorithms } from './access/token-algorithms.ts';
 import { authorForm } from './backup/backup-author.ts';
 import { problemOfCron } from './backup/backup-schedule.ts';
+import { readNamedFile } from './named-file.ts';
 
 const duration = z
   .string()
@@ -555,9 +556,9 @@ const maxBytes = 256 * 1024;
 export function loadConfiguration(file: string): LoadedConfiguration {
   let text: string;
   try {
-    text = readFileSync(file, 'utf8');
+    text = readNamedFile(file).toString('utf8');
   } catch (error) {
-    throw new ConfigurationError([`${file}: ${(error as Error).message}`]);
+    throw new ConfigurationError([(error as Error).message]);
   }
   const configuration = parseConfiguration(text, file);
   const digests = Object.fromEntries(
@@ -609,16 +610,16 @@ export function parseConfiguration(text: string, file = 'vault.yaml'): Configura
   } catch (error) {
     throw new ConfigurationError([`${file}: ${(error as Error).message}`]);
   }
-  const parsed = schema.safeParse(content);
+  const parsed = schema.safeParse(content, inOurWords);
   if (parsed.success) return parsed.data;
   const root = document.contents;
-  const problems = parsed.error.issues.flatMap((issue) => {
+  const problems = leafIssues(parsed.error.issues).flatMap((issue) => {
     const keys = issue.path.filter((key) => typeof key !== 'symbol');
     const name = keys.join('.');
     if (issue.code !== 'unrecognized_keys') {
       return [{ path: keys, text: `${name || 'the file'}: ${issue.message}` }];
     }
-    return issue.keys.map((key) => ({
+    return (issue.keys ?? []).map((key) => ({
       path: [...keys, key],
       text: `${name === '' ? key : `${name}.${key}`}: is not a key here`,
     }));

@@ -1,8 +1,8 @@
 /** From what vault.yaml says about storage and keys to what opens them. */
-import { readFileSync } from 'node:fs';
 import type { KeyProviderConfiguration } from '@keystead/envelope/key-provider-configuration';
 import type { SqlOptions } from '@keystead/vault-store/sql/sql-store';
 import { type Configuration, ConfigurationError, durationMs } from './configuration.ts';
+import { readNamedFile } from './named-file.ts';
 
 type Locate = (path: string) => string;
 /** Reads one variable of the environment. */
@@ -26,10 +26,12 @@ export function readSecret(
   }
   const file = locate(source.file ?? '');
   try {
-    const value = readFileSync(file, 'utf8').replace(/\r?\n$/, '');
+    const value = readNamedFile(file)
+      .toString('utf8')
+      .replace(/\r?\n$/, '');
     if (value !== '') return value;
   } catch (error) {
-    throw new ConfigurationError([`${file}: ${(error as Error).message}`]);
+    throw new ConfigurationError([(error as Error).message]);
   }
   throw new ConfigurationError([`${file}: is empty`]);
 }

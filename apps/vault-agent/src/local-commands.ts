@@ -14,11 +14,13 @@ import {
 } from '@keystead/contracts/agent-api/access';
 import { apiLimits } from '@keystead/contracts/agent-api/api-limits';
 import type { AgentOperation } from '@keystead/contracts/agent-api/operation';
+import { ServiceError } from '@keystead/contracts/errors';
 import { pino } from 'pino';
 import { type Caller, type ResourceReference, systemCaller } from './access/caller.ts';
 import type { Errand } from './access/door.ts';
 import { AuditInUse } from './audit/audit-trail.ts';
 import { commandsChainBeside, commandsLogOf } from './audit/commands-log.ts';
+import { checkOptions, toldOfOptions } from './command-options.ts';
 import {
   ConfigurationError,
   freshConfiguration,
@@ -49,7 +51,7 @@ export async function initialize(
 ): Promise<Initialized> {
   const file = resolve(place.config ?? join(place.data ?? '.', 'vault.yaml'));
   if (!existsSync(file)) {
-    if (place.config !== undefined) throw new ConfigurationError([`${file} is not there`]);
+    if (place.config !== undefined) throw new ConfigurationError([`${file} does not exist`]);
     makePrivateFolder(resolve(place.data ?? '.'));
     writeDurably(file, freshConfiguration({ port: place.port }), 0o600);
   }
@@ -68,17 +70,24 @@ export interface NewKey {
   expiresAt?: string;
 }
 
-/** Checked as a request would be. @throws ServiceError */
-export function createKey(guarded: GuardedVault, caller: Caller, wanted: NewKey) {
-  const parsed = createApiKey.body.safeParse(wanted);
-  if (!parsed.success) {
-    const [issue] = parsed.error.issues;
-    throw new ConfigurationError([`${issue?.path.join('.') ?? ''}: ${issue?.message ?? ''}`]);
-  }
+const keyOptions = {
+  name: '--name',
+  roles: '--role',
+  namespaces: '--namespace',
+  expiresAt: '--expires',
+};
+
+/** Checked as a request would be. @throws ServiceError, ConfigurationError */
+export async function createKey(guarded: GuardedVault, caller: Caller, wanted: NewKey) {
+  const body = checkOptions(createApiKey.body, wanted, keyOptions);
   const errand = errandOf(createApiKey, { other: `api-key:${wanted.name}` });
-  return guarded.door.perform(caller, errand, () =>
-    guarded.apiKeys.create(caller, { body: parsed.data }),
-  );
+  try {
+    return await guarded.door.perform(caller, errand, () =>
+      guarded.apiKeys.create(caller, { body }),
+    );
+  } catch (error) {
+    throw toldOfOptions(error, keyOptions);
+  }
 }
 
 /** @throws ServiceError */
@@ -96,11 +105,22 @@ export async function allKeys(guarded: GuardedVault, caller: Caller): Promise<Ap
   });
 }
 
-/** @throws ServiceError `not_found` */
-export function revokeKey(guarded: GuardedVault, caller: Caller, id: string): Promise<ApiKey> {
-  return guarded.door.perform(caller, errandOf(revokeApiKey, { other: `api-key:${id}` }), () =>
-    guarded.apiKeys.revoke(caller, { params: { id } }),
-  );
+/** @throws ServiceError, ConfigurationError where there is none */
+export async function revokeKey(
+  guarded: GuardedVault,
+  caller: Caller,
+  id: string,
+): Promise<ApiKey> {
+  const params = checkOptions(revokeApiKey.params, { id }, { id });
+  const errand = errandOf(revokeApiKey, { other: `api-key:${id}` });
+  try {
+    return await guarded.door.perform(caller, errand, () =>
+      guarded.apiKeys.revoke(caller, { params }),
+    );
+  } catch (error) {
+    if (!(error instanceof ServiceError) || error.code !== 'not_found') throw error;
+    throw new ConfigurationError([`there is no API key ${id}`]);
+  }
 }
 
 /** Opens what suspicious activity has locked. Answers how many locks there were. @throws ServiceError */

@@ -1,8 +1,8 @@
 /** How the agent on this machine is doing, asked over its own HTTP. */
-import { readFileSync } from 'node:fs';
 import { request as requestPlain } from 'node:http';
 import { request as requestTls } from 'node:https';
 import { type LoadedConfiguration, loadConfiguration } from './configuration.ts';
+import { readNamedFile } from './named-file.ts';
 
 export interface AgentStatus {
   running: boolean;
@@ -50,7 +50,7 @@ export async function readStatus(config: string): Promise<AgentStatus> {
 /** Over TLS only the agent that has our own certificate is believed, whatever name it is called by. */
 function ask(address: string, { configuration, locate }: LoadedConfiguration): Promise<string> {
   const { tls } = configuration.server;
-  const certificate = tls.enabled ? readFileSync(locate(tls.cert_file ?? '')) : undefined;
+  const certificate = tls.enabled ? readNamedFile(locate(tls.cert_file ?? '')) : undefined;
   const options = {
     timeout: 3_000,
     ...(certificate === undefined

@@ -1,11 +1,12 @@
 /** `keystead-agent audit verify|tail|heads|export`: reads the log's files alone, whether or not the agent runs. */
-import { createWriteStream, existsSync, readFileSync, statSync } from 'node:fs';
+import { createWriteStream, existsSync } from 'node:fs';
 import { open } from 'node:fs/promises';
 import type { Writable } from 'node:stream';
 import { finished } from 'node:stream/promises';
 import { auditResults, type TrustedHead, trustedHead } from '@keystead/contracts/agent-api/audit';
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import { z } from 'zod';
+import { readNamedFile, requireNewFile } from '../named-file.ts';
 import { type OperationLine, parseLine } from './audit-entry.ts';
 import { closedFiles, readLines } from './audit-files.ts';
 import { auditLimits } from './audit-limits.ts';
@@ -91,6 +92,7 @@ export function addAuditCommands(program: Command, findLogs: FindLogs): void {
     .action(async (options) => {
       const { config, format, output, most } = options;
       const [log = ''] = findLogs(config);
+      if (output !== undefined) requireNewFile(output);
       const out: Writable =
         output === undefined
           ? process.stdout
@@ -190,11 +192,13 @@ const givenHead = z.union([
 ]);
 const givenHeads = z.union([z.array(givenHead), z.object({ items: z.array(givenHead) })]);
 
+const headsMaxBytes = 64 * 1024 * 1024;
+
 function readHeads(file: string): TrustedHead[] {
-  if (statSync(file).size > 64 * 1024 * 1024) throw new Error(`${file} is too large`);
+  const bytes = readNamedFile(file, headsMaxBytes);
   let parsed: unknown;
   try {
-    parsed = JSON.parse(readFileSync(file, 'utf8'));
+    parsed = JSON.parse(bytes.toString('utf8'));
   } catch {
     throw new Error(`${file} is not JSON`);
   }
@@ -235,7 +239,8 @@ function verificationText(log: string, verified: Verified): string {
 // What terminals would act on does not reach them.
 const printable = (text: string) => text.replaceAll(/[\p{Cc}\u202a-\u202e\u2066-\u2069]/gu, '?');
 
-function entryText(entry: OperationLine): string {
+/** One line for a person: when, what came of it, what, on what, by whom, and what decided. */
+export function entryText(entry: OperationLine): string {
   const about = [entry.namespace, entry.secret].filter((part) => part !== undefined).join(':');
   return `${printable(
     [
@@ -247,6 +252,7 @@ function entryText(entry: OperationLine): string {
       `by ${entry.identity.name || entry.identity.id || entry.identity.kind}`,
       entry.address === '' ? '' : `from ${entry.address}`,
       entry.code ?? '',
+      entry.decidedBy?.length ? `decided by ${entry.decidedBy.join(', ')}` : '',
     ]
       .filter((part) => part !== '')
       .join('  '),

@@ -1,6 +1,7 @@
 import { appendFileSync } from 'node:fs';
 import fc from 'fast-check';
 import { afterAll, beforeAll, expect, test } from 'vitest';
+import { entryText } from './audit-commands.ts';
 import type { AuditFact, OperationLine } from './audit-entry.ts';
 import { parseLine } from './audit-entry.ts';
 import { fact, freshLogFile, openTrail, readLog } from './audit-log.fixture.ts';
@@ -151,4 +152,12 @@ test('a line that is being written does not disturb', async () => {
   await trail.stop();
   appendFileSync(logFile, '{"sequence":9999999,"at":"2026-01-01T00:');
   expect(await search.operations({}, { limit: 5 })).toEqual(before);
+});
+
+test('a line for a person says which roles and policies decided, where any did', () => {
+  const entry = written[0] as OperationLine;
+  const decided = { ...entry, decidedBy: ['reader', 'office-hours'] };
+  expect(entryText(decided)).toContain('decided by reader, office-hours\n');
+  const { decidedBy: _decidedBy, ...undecided } = entry;
+  expect(entryText(undecided)).not.toContain('decided');
 });

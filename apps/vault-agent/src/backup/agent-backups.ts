@@ -1,6 +1,5 @@
 /** The backups of an agent, put together from what vault.yaml says. */
 import { randomInt } from 'node:crypto';
-import { readFileSync } from 'node:fs';
 import { newUuid } from '@keystead/contracts/ids';
 import type { KeyProvider } from '@keystead/envelope/key-provider';
 import { parseRecipient, type StreamRecipient } from '@keystead/envelope/sealed-stream';
@@ -16,6 +15,7 @@ import {
 import { type ReadVariable, readSecret } from '../key-management.ts';
 import type { LeaseTables } from '../leases/lease-tables.ts';
 import { Leases } from '../leases/leases.ts';
+import { readNamedFile } from '../named-file.ts';
 import type { Vault } from '../store/vault.ts';
 import type { BackupReport } from '../upward/upward.ts';
 import { agentVersion } from '../version.ts';
@@ -168,7 +168,7 @@ function destinationOf(
 
 function readKeyFile(file: string): Buffer {
   try {
-    return readFileSync(file);
+    return readNamedFile(file);
   } catch (error) {
     throw new ConfigurationError([`backup.destinations: ${(error as Error).message}`]);
   }

@@ -1,5 +1,4 @@
 /** `keystead-agent backup …`: what is done with backups on the machine itself, also without an agent running. */
-import { readFileSync } from 'node:fs';
 import { setTimeout as pause } from 'node:timers/promises';
 import {
   type BackupContent,
@@ -18,7 +17,8 @@ import {
 import type { Command } from 'commander';
 import type { Caller } from '../access/caller.ts';
 import type { Door } from '../access/door.ts';
-import { ConfigurationError } from '../configuration.ts';
+import { checkOptions } from '../command-options.ts';
+import { readNamedFile } from '../named-file.ts';
 import type { AgentBackups } from './agent-backups.ts';
 import type { OpenedBy } from './backups.ts';
 
@@ -32,6 +32,17 @@ interface OpeningOptions {
   passphraseFile?: string;
   identityFile?: string;
 }
+
+const restoreOptions = {
+  mode: '--full',
+  contents: '--contents',
+  existing: '--existing',
+  namespaces: '--namespace',
+  secrets: '--secret',
+  records: '--record',
+  destination: '--destination',
+  openedBy: 'the passphrase or identity',
+};
 
 export function addBackupCommands(program: Command, withBackups: WithBackups): void {
   const backup = program
@@ -54,8 +65,7 @@ export function addBackupCommands(program: Command, withBackups: WithBackups): v
     .option('--contents <names>', `some of ${backupContents.join(', ')}`, list)
     .action(async ({ config, contents, json }) => {
       const run = await withBackups(config, async ({ backup: parts, door, caller }) => {
-        const asked = createBackup.body.safeParse({ contents });
-        if (!asked.success) throw new ConfigurationError(['--contents: no such contents']);
+        checkOptions(createBackup.body, { contents }, { contents: '--contents' });
         const errand = errandOf(createBackup.id, 'backup.create');
         const begun = await door.perform(caller, errand, () =>
           parts.backups.request(caller, { contents: contents as BackupContent[] | undefined }),
@@ -141,24 +151,24 @@ export function addBackupCommands(program: Command, withBackups: WithBackups): v
         dryRun,
         acceptUnknownAuthor,
       } = options;
-      const order = restoreBackup.body.safeParse({
-        mode: full ? 'full' : 'selected',
-        ...(contents === undefined ? {} : { contents }),
-        existing,
-        force,
-        dryRun,
-        acceptUnknownAuthor,
-        ...(namespace === undefined ? {} : { namespaces: namespace }),
-        ...(secret === undefined ? {} : { secrets: secret }),
-        ...(record === undefined ? {} : { records: record }),
-        ...choiceOf(options),
-      });
-      if (!order.success) {
-        const [issue] = order.error.issues;
-        throw new ConfigurationError([`${issue?.path.join('.') ?? ''} ${issue?.message ?? ''}`]);
-      }
+      const order = checkOptions(
+        restoreBackup.body,
+        {
+          mode: full ? 'full' : 'selected',
+          ...(contents === undefined ? {} : { contents }),
+          existing,
+          force,
+          dryRun,
+          acceptUnknownAuthor,
+          ...(namespace === undefined ? {} : { namespaces: namespace }),
+          ...(secret === undefined ? {} : { secrets: secret }),
+          ...(record === undefined ? {} : { records: record }),
+          ...choiceOf(options),
+        },
+        restoreOptions,
+      );
       const run = await withBackups(options.config, ({ backup: parts, caller }) =>
-        parts.backups.restore(caller, id, order.data).then((begun) => ended(parts, begun)),
+        parts.backups.restore(caller, id, order).then((begun) => ended(parts, begun)),
       );
       tell(run, options.json);
     });
@@ -213,13 +223,10 @@ function choiceOf(options: OpeningOptions & { destination?: string }): {
   openedBy?: OpenedBy;
 } {
   const { destination, passphraseFile, identityFile } = options;
-  const read = (file: string) => {
-    try {
-      return readFileSync(file, 'utf8').replace(/\r?\n$/, '');
-    } catch (error) {
-      throw new ConfigurationError([(error as Error).message]);
-    }
-  };
+  const read = (file: string) =>
+    readNamedFile(file)
+      .toString('utf8')
+      .replace(/\r?\n$/, '');
   return {
     ...(destination === undefined ? {} : { destination }),
     ...(passphraseFile === undefined ? {} : { openedBy: { passphrase: read(passphraseFile) } }),

@@ -2,14 +2,7 @@
  * `keystead-agent export` and `import`: a namespace as an encrypted archive, with the files of this machine,
  * also without an agent running. How far it is goes to the standard error.
  */
-import {
-  createReadStream,
-  createWriteStream,
-  existsSync,
-  linkSync,
-  readFileSync,
-  rmSync,
-} from 'node:fs';
+import { createWriteStream, linkSync, readFileSync, rmSync } from 'node:fs';
 import type { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import {
@@ -21,7 +14,9 @@ import { parseIdentity, type StreamIdentity } from '@keystead/envelope/sealed-st
 import type { Command } from 'commander';
 import type { Caller } from '../access/caller.ts';
 import type { Door } from '../access/door.ts';
+import { checkOptions, toldOfOptions } from '../command-options.ts';
 import { ConfigurationError } from '../configuration.ts';
+import { readNamedFile, requireNewFile, streamNamedFile } from '../named-file.ts';
 import type { ImportCounts } from './archive-import.ts';
 import { recipientOf } from './archive-keys.ts';
 import type { ArchiveRow } from './archive-rows.ts';
@@ -35,6 +30,7 @@ export type WithTransfer = <T>(
 ) => Promise<T>;
 
 const standard = '-';
+const sealingOptions = { passphrase: 'the passphrase', recipient: '--recipient' };
 const progressEveryMs = 1_000;
 
 export function addArchiveCommands(program: Command, withTransfer: WithTransfer): void {
@@ -49,15 +45,13 @@ export function addArchiveCommands(program: Command, withTransfer: WithTransfer)
     .option('--json', 'answer in JSON', false)
     .action(async ({ config, namespace, output, passphraseFile, recipient, json }) => {
       requireOne({ '--passphrase-file': passphraseFile, '--recipient': recipient });
-      if (existsSync(output)) throw new ConfigurationError([`${output} is there already`]);
-      const body = exportNamespace.body.safeParse(
+      if (output !== standard) requireNewFile(output);
+      const body = checkOptions(
+        exportNamespace.body,
         recipient === undefined ? { passphrase: readText(passphraseFile) } : { recipient },
+        sealingOptions,
       );
-      if (!body.success) {
-        const what = recipient === undefined ? 'the passphrase' : '--recipient';
-        throw new ConfigurationError([`${what}: ${body.error.issues[0]?.message ?? 'is wrong'}`]);
-      }
-      const sealedFor = recipientOf(body.data);
+      const sealedFor = sealedBy(body);
       const counts = { secrets: 0, versions: 0 };
       const progress = new Progress(
         () => `exporting: ${counts.secrets} secrets, ${counts.versions} versions`,
@@ -98,17 +92,20 @@ export function addArchiveCommands(program: Command, withTransfer: WithTransfer)
       if (input === standard && [passphraseFile, identityFile].includes(standard)) {
         throw new ConfigurationError(['the archive and what opens it cannot both come by -']);
       }
-      const query = importNamespace.query.safeParse({
-        existing: options.existing,
-        createNamespace: String(options.createNamespace),
-        dryRun: String(options.dryRun),
-      });
-      if (!query.success) throw new ConfigurationError(['--existing: fail, skip or replace']);
-      const { existing } = query.data;
+      const { existing } = checkOptions(
+        importNamespace.query,
+        {
+          existing: options.existing,
+          createNamespace: String(options.createNamespace),
+          dryRun: String(options.dryRun),
+        },
+        { existing: '--existing' },
+      );
       const identity: StreamIdentity =
         identityFile === undefined
           ? { kind: 'passphrase', passphrase: readText(passphraseFile) }
           : { kind: 'x25519', privateKey: readIdentity(identityFile) };
+      const archive = input === standard ? process.stdin : streamNamedFile(input);
       let told: { phase: string; counts: Readonly<ImportCounts> } | undefined;
       const progress = new Progress(() => {
         const { created = 0, replaced = 0, skipped = 0, versions = 0 } = told?.counts ?? {};
@@ -116,22 +113,16 @@ export function addArchiveCommands(program: Command, withTransfer: WithTransfer)
       });
       const result = await withTransfer(config, ({ door, vault }, caller) =>
         door.perform(caller, importErrand(namespace, options.createNamespace), () =>
-          vault.transfer.import(
-            caller,
-            namespace,
-            input === standard ? process.stdin : createReadStream(input),
-            identity,
-            {
-              existing,
-              createNamespaces: options.createNamespace,
-              dryRun: options.dryRun,
-              onProgress: (phase, counts) => {
-                const isNew = told?.phase !== phase;
-                told = { phase, counts };
-                progress.tell(isNew);
-              },
+          vault.transfer.import(caller, namespace, archive, identity, {
+            existing,
+            createNamespaces: options.createNamespace,
+            dryRun: options.dryRun,
+            onProgress: (phase, counts) => {
+              const isNew = told?.phase !== phase;
+              told = { phase, counts };
+              progress.tell(isNew);
             },
-          ),
+          }),
         ),
       );
       process.stdout.write(json ? `${JSON.stringify(result)}\n` : importText(result));
@@ -176,6 +167,14 @@ async function writeWhole(archive: Readable, output: string): Promise<void> {
   }
 }
 
+function sealedBy(body: Parameters<typeof recipientOf>[0]): ReturnType<typeof recipientOf> {
+  try {
+    return recipientOf(body);
+  } catch (error) {
+    throw toldOfOptions(error, sealingOptions);
+  }
+}
+
 function requireOne(options: Record<string, string | undefined>): void {
   const given = Object.values(options).filter((value) => value !== undefined);
   if (given.length === 1) return;
@@ -183,18 +182,15 @@ function requireOne(options: Record<string, string | undefined>): void {
 }
 
 function readText(file: string): string {
-  try {
-    return readFileSync(file === standard ? 0 : file, 'utf8').replace(/\r?\n$/, '');
-  } catch (error) {
-    throw new ConfigurationError([(error as Error).message]);
-  }
+  const bytes = file === standard ? readFileSync(0) : readNamedFile(file);
+  return bytes.toString('utf8').replace(/\r?\n$/, '');
 }
 
 function readIdentity(file: string) {
+  const text = readText(file).trim();
   try {
-    return parseIdentity(readText(file).trim());
+    return parseIdentity(text);
   } catch (error) {
-    if (error instanceof ConfigurationError) throw error;
     throw new ConfigurationError([`${file}: ${(error as Error).message}`]);
   }
 }

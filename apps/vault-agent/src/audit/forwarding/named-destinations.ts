@@ -1,6 +1,5 @@
 /** The receivers of the audit that vault.yaml names, each for both logs. */
 import { createHash } from 'node:crypto';
-import { readFileSync } from 'node:fs';
 import { hostname } from 'node:os';
 import { auditLogs } from '@keystead/contracts/agent-api/audit';
 import {
@@ -9,6 +8,7 @@ import {
   type LoadedConfiguration,
 } from '../../configuration.ts';
 import { type ReadVariable, readSecret } from '../../key-management.ts';
+import { readNamedFile } from '../../named-file.ts';
 import { commandsLogOf } from '../commands-log.ts';
 import type { Destination } from './destination.ts';
 import { FileDestination } from './file-destination.ts';
@@ -112,7 +112,7 @@ function readAuthority(
 ): string | undefined {
   if (file === undefined) return undefined;
   try {
-    return readFileSync(locate(file), 'utf8');
+    return readNamedFile(locate(file)).toString('utf8');
   } catch (error) {
     throw new ConfigurationError([`audit: ${(error as Error).message}`]);
   }
