@@ -34,6 +34,7 @@ export const alertKinds = [
   'policy.drifted',
   'policy.stale',
   'policy.halted',
+  'policy.awaiting_approval',
   'approval.requested',
 ] as const;
 export const alertKind = z.enum(alertKinds);
@@ -61,6 +62,7 @@ export const severityOf: Record<AlertKind, Severity> = {
   'policy.drifted': 'warning',
   'policy.stale': 'warning',
   'policy.halted': 'critical',
+  'policy.awaiting_approval': 'warning',
   'approval.requested': 'warning',
 };
 
@@ -78,6 +80,7 @@ export const reportedAlertKinds = [
   'policy.drifted',
   'policy.stale',
   'policy.halted',
+  'policy.awaiting_approval',
   'approval.requested',
 ] as const satisfies readonly AlertKind[];
 export type ReportedAlertKind = (typeof reportedAlertKinds)[number];
@@ -130,6 +133,8 @@ const reasonWords: Record<string, string> = {
 export function wordsOfReason(reason: string): string {
   const [, approvalId] = /^approval:(apr_[0-9a-z]{26})$/.exec(reason) ?? [];
   if (approvalId !== undefined) return `somebody waits for the approval ${approvalId}`;
+  const [, rolloutId] = /^rollout:(rol_[0-9a-z]{26})$/.exec(reason) ?? [];
+  if (rolloutId !== undefined) return `the rollout ${rolloutId} waits for a second person`;
   return reasonWords[reason] ?? reason.replaceAll('_', ' ');
 }
 

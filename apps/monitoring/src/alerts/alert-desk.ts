@@ -72,6 +72,7 @@ const reportedAlertCalmMs: Record<ReportedAlertKind, number> = {
   'policy.drifted': 24 * hourMs,
   'policy.stale': 24 * hourMs,
   'policy.halted': 7 * 24 * hourMs,
+  'policy.awaiting_approval': 30 * 24 * hourMs,
   // As long as an approval may wait.
   'approval.requested': 30 * 24 * hourMs,
 };

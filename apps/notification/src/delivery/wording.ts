@@ -261,6 +261,16 @@ const words: Record<AlertsMessage['type'], AlertWords> = {
     advice:
       'Look at the rollout: resume it when the cause is mended, or roll it back. Vaults that were not reached keep what they hold.',
   }),
+  'policy.awaiting_approval': {
+    subject: (alert) =>
+      `A rollout of policies to ${shownName(alert.vault.name)} waits for a second person`,
+    lead: (alert) =>
+      `Nobody has approved it since it was begun at ${humanTime(alert.openedAt)}: ${reasonsOf(alert)}.`,
+    many: 'are to get policies that nobody has approved yet',
+    manyLead: 'Rollouts to these vaults wait for a second person. The first was begun',
+    advice:
+      'Somebody else than who began it approves it, or anybody stops it. Until then no vault is given anything.',
+  },
   'approval.requested': reported({
     what: 'keeps a request waiting for approval',
     many: 'keep requests waiting for approval',

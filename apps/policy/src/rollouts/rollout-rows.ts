@@ -13,6 +13,7 @@ import {
 } from '@keystead/contracts/policy';
 import type { Transaction } from '@keystead/database/database';
 import { enqueueMany } from '@keystead/database/outbox';
+import { type Sql, sql } from '@keystead/database/sql';
 import { assignNumber, lockVaults } from '../assignments/assignment-rows.ts';
 import { newestReplayOf } from '../replays/replay-rows.ts';
 import type { Progress, Troubles } from './next-step.ts';
@@ -26,7 +27,13 @@ export interface HaltRecord {
   /** What the set says, where a replay of it may stop the rollout. */
   saysDigest?: string;
   /** Whom the alert is about. */
-  alert?: { vaultId: string; agentId: string; reason: string };
+  alert?: AlertRecord;
+}
+
+interface AlertRecord {
+  vaultId: string;
+  agentId: string;
+  reason: string;
 }
 
 /** @throws ServiceError `not_found` */
@@ -92,7 +99,7 @@ export interface StateCounts extends Progress {
   delivered: number;
   drifted: number;
   replay: PolicyReplaySummary | null;
-  /** Of those that are unanswered, who has been waited for longest; or all, where they are asked for. */
+  /** Of those that are unanswered, who has been waited for longest. */
   silent: { vaultId: string; agentId: string }[];
 }
 
@@ -121,7 +128,6 @@ const none: StateCounts = {
 export async function countAgents(
   transaction: Transaction,
   rollouts: readonly Pick<RolloutRow, 'organizationId' | 'id' | 'halt'>[],
-  silentMax = 1,
 ): Promise<Map<string, StateCounts>> {
   if (rollouts.length === 0) return new Map();
   const rows = await transaction.$queryRaw<(StateCounts & { id: string })[]>`
@@ -132,13 +138,74 @@ export async function countAgents(
       count(*) filter (where s.state = 'rejected')::int as rejected,
       count(*) filter (where s.state = 'drifted')::int as drifted,
       count(*) filter (where w.waits)::int as waiting,
-      count(*) filter (where w.waits and w.since < o.before)::int as unanswered,
+      count(*) filter (where w.is_silent)::int as unanswered,
       count(*) filter (where g.agent_id is not null)::int as skipped,
       coalesce(array_to_json((array_agg(json_build_object('vaultId', a.vault_id, 'agentId', a.id)
-        order by w.since, a.id) filter (where w.waits and w.since < o.before)
-        )[1:${silentMax}::int]), '[]') as silent,
+        order by w.since, a.id) filter (where w.is_silent))[1:1]), '[]') as silent,
       least(coalesce(sum(s.errors), 0), ${Number.MAX_SAFE_INTEGER})::float8 as errors,
       least(coalesce(sum(s.newly_denied), 0), ${Number.MAX_SAFE_INTEGER})::float8 as "newlyDenied"
+    ${reached(rollouts)}
+    group by r.id`;
+  const counted = new Map(rows.map(({ id, ...counts }) => [id, { ...none, ...counts }]));
+  for (const rollout of rollouts) {
+    counted.set(rollout.id, {
+      ...(counted.get(rollout.id) ?? none),
+      ...(await replayOf(transaction, rollout)),
+    });
+  }
+  return counted;
+}
+
+/** What people are shown: of a rollout that has ended, how far its agents were then, where that was kept. */
+export async function countsToShow(
+  transaction: Transaction,
+  rollouts: readonly RolloutRow[],
+): Promise<Map<string, StateCounts>> {
+  const counted = await countAgents(
+    transaction,
+    rollouts.filter(({ finalCounts }) => finalCounts === null),
+  );
+  for (const rollout of rollouts) {
+    const { id, finalCounts } = rollout;
+    if (finalCounts === null) continue;
+    const replay = await replayOf(transaction, rollout);
+    counted.set(id, { ...none, ...(finalCounts as Partial<StateCounts>), ...replay });
+  }
+  return counted;
+}
+
+/** To be kept in the transaction that ends it, after everything else that it does. */
+export async function finalCountsOf(transaction: Transaction, rollout: RolloutRow) {
+  const counts = (await countAgents(transaction, [rollout])).get(rollout.id) ?? none;
+  const { agents, pending, delivered, active, rejected, drifted, errors, newlyDenied } = counts;
+  return { agents, pending, delivered, active, rejected, drifted, errors, newlyDenied };
+}
+
+/** Nobody waits any more for those that are silent; what they are told stays. */
+export async function skipSilent(transaction: Transaction, rollout: RolloutRow): Promise<void> {
+  await transaction.$executeRaw`
+    insert into policy.rollout_skipped_agent (organization_id, rollout_id, agent_id)
+    select r.organization_id, r.id, a.id
+    ${reached([rollout])} and w.is_silent
+    on conflict do nothing`;
+}
+
+async function replayOf(
+  transaction: Transaction,
+  rollout: Pick<RolloutRow, 'organizationId' | 'halt'>,
+): Promise<Partial<StateCounts>> {
+  const { saysDigest } = haltOf(rollout);
+  if (saysDigest === undefined) return {};
+  const replay = await newestReplayOf(transaction, rollout, saysDigest);
+  return {
+    replay,
+    replayedDenials: replay?.newlyDenied ?? 0,
+    replayedShare: replay?.newlyDeniedShare ?? 0,
+  };
+}
+
+/** Agents (`a`) of the vaults that the rollouts (`r`) have reached, and whether they are waited for (`w`). */
+const reached = (rollouts: readonly Pick<RolloutRow, 'organizationId' | 'id'>[]): Sql => sql`
     from policy.rollout r
     join policy.rollout_vault v
       on v.organization_id = r.organization_id and v.rollout_id = r.id and v.stage <= r.stage
@@ -160,32 +227,18 @@ export async function countAgents(
       select s.state not in ('active', 'rejected') and l.status in ('online', 'late')
           and g.agent_id is null as waits,
         greatest(r.stage_started_at, l.status_since, k.waiting_since) as since
-    ) w
+    ) t
     cross join lateral (
-      select clock_timestamp() - make_interval(secs => case when r.halt ? 'answerWithinSeconds'
-        then (r.halt->>'answerWithinSeconds')::float8
-        else ${limits.rolloutAnswerDefaultSeconds} end) as before
-    ) o
+      select t.waits, t.since, t.waits and t.since < clock_timestamp() - make_interval(
+        secs => case when r.halt ? 'answerWithinSeconds'
+          then (r.halt->>'answerWithinSeconds')::float8
+          else ${limits.rolloutAnswerDefaultSeconds} end) as is_silent
+    ) w
     where (r.organization_id, r.id) in (
       select * from unnest(
         ${rollouts.map(({ organizationId }) => organizationId)}::uuid[],
         ${rollouts.map(({ id }) => id)}::uuid[]
-      ))
-    group by r.id`;
-  const counted = new Map(rows.map(({ id, ...counts }) => [id, { ...none, ...counts }]));
-  for (const rollout of rollouts) {
-    const { saysDigest } = haltOf(rollout);
-    if (saysDigest === undefined) continue;
-    const replay = await newestReplayOf(transaction, rollout, saysDigest);
-    counted.set(rollout.id, {
-      ...(counted.get(rollout.id) ?? none),
-      replay,
-      replayedDenials: replay?.newlyDenied ?? 0,
-      replayedShare: replay?.newlyDeniedShare ?? 0,
-    });
-  }
-  return counted;
-}
+      ))`;
 
 export function showRollout(row: RolloutRow, counts: StateCounts = none): ShownRollout {
   const { agents: total, pending, delivered, active, rejected, drifted } = counts;
@@ -215,15 +268,42 @@ export function showRollout(row: RolloutRow, counts: StateCounts = none): ShownR
 
 export const noCounts = none;
 
-/** A halted rollout is one no more: the alert about it is over. */
-export async function clearAlert(transaction: Transaction, row: RolloutRow): Promise<void> {
+const alertKinds: Record<string, 'policy.halted' | 'policy.awaiting_approval'> = {
+  halted: 'policy.halted',
+  awaiting_approval: 'policy.awaiting_approval',
+};
+
+/**
+ * People are told that a rollout stands still until somebody does something, or that this is over, by the
+ * row as it is then.
+ */
+export async function tellPeople(
+  transaction: Transaction,
+  row: RolloutRow,
+  state: 'raised' | 'cleared',
+): Promise<void> {
   const { alert } = haltOf(row);
-  if (row.state !== 'halted' || alert === undefined) return;
+  const kind = alertKinds[row.state];
+  if (kind === undefined || alert === undefined) return;
   const { vaultId, agentId, reason } = alert;
   await enqueueMany(transaction, 'vault.reported', [
-    {
-      organizationId: row.organizationId,
-      payload: { vaultId, agentId, kind: 'policy.halted', reason, state: 'cleared' },
-    },
+    { organizationId: row.organizationId, payload: { vaultId, agentId, kind, reason, state } },
   ]);
+}
+
+/** An alert is about an agent: of what a rollout waits with, the first of the first vault that has one. */
+export async function firstAgentOf(
+  transaction: Transaction,
+  { organizationId, id }: Pick<RolloutRow, 'organizationId' | 'id'>,
+): Promise<{ vaultId: string; agentId: string } | undefined> {
+  const [agent] = await transaction.$queryRaw<{ vaultId: string; agentId: string }[]>`
+    select v.vault_id as "vaultId", a.id as "agentId" from policy.rollout_vault v
+    join registry.agent a
+      on a.organization_id = v.organization_id and a.vault_id = v.vault_id
+      and a.deleted_at is null and a.revoked_at is null
+    join monitoring.agent_liveness l
+      on l.organization_id = a.organization_id and l.agent_id = a.id
+    where v.organization_id = ${organizationId}::uuid and v.rollout_id = ${id}::uuid
+    order by v.stage, v.vault_id, a.id limit 1`;
+  return agent;
 }

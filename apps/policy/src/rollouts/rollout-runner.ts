@@ -5,19 +5,19 @@
 
 import { toUuid } from '@keystead/contracts/ids';
 import { Database, type Transaction } from '@keystead/database/database';
-import { enqueueMany } from '@keystead/database/outbox';
 import { Bus } from '@keystead/messaging/bus';
 import { Inject, Injectable } from '@nestjs/common';
 import { type HaltReason, nextStep, stillForgiven } from './next-step.ts';
 import {
   assignStage,
-  clearAlert,
   countAgents,
+  finalCountsOf,
   haltOf,
   noCounts,
   type RolloutRow,
   type StateCounts,
   stagesOf,
+  tellPeople,
 } from './rollout-rows.ts';
 import { waitsForSomebody } from './rollouts.ts';
 
@@ -114,7 +114,7 @@ async function move(transaction: Transaction, organizationId: string, id: string
   if (row.state === 'paused' && (step.do !== 'halt' || isUnanswered)) return 'nothing';
   if (row.state === 'halted') {
     if (isUnanswered) return 'nothing';
-    await clearAlert(transaction, row);
+    await tellPeople(transaction, row, 'cleared');
     if (step.do !== 'halt') {
       await update(transaction, row, { state: 'running', reason: null });
       return 'go on';
@@ -134,7 +134,11 @@ async function move(transaction: Transaction, organizationId: string, id: string
       await update(transaction, row, { state: 'paused', reason: waitsForSomebody });
       break;
     case 'complete':
-      await update(transaction, row, { state: 'completed', finishedAt: locked.now });
+      await update(transaction, row, {
+        state: 'completed',
+        finishedAt: locked.now,
+        finalCounts: await finalCountsOf(transaction, row),
+      });
   }
   return step.do;
 }
@@ -145,10 +149,9 @@ async function haltFor(
   reason: HaltReason,
   counts: StateCounts,
 ): Promise<void> {
-  const { organizationId } = row;
   const agent = await concerned(transaction, row, reason, counts);
   const halt = row.halt as Record<string, unknown>;
-  await update(transaction, row, {
+  const halted = await update(transaction, row, {
     state: 'halted',
     reason,
     halt: {
@@ -156,13 +159,7 @@ async function haltFor(
       ...(agent ? { alert: { ...agent, reason } } : {}),
     },
   });
-  if (!agent) return;
-  await enqueueMany(transaction, 'vault.reported', [
-    {
-      organizationId,
-      payload: { ...agent, kind: 'policy.halted', reason, state: 'raised' },
-    },
-  ]);
+  if (agent) await tellPeople(transaction, halted, 'raised');
 }
 
 /** The agent that the alert names: the one with most of what it halts for. */

@@ -1,5 +1,6 @@
 import type { TenantCtx } from '@keystead/contracts/context';
 import { newUuid, toId, toUuid } from '@keystead/contracts/ids';
+import { wordsOfReason } from '@keystead/contracts/monitoring';
 import { createRollout, listRolloutAgents, listRollouts } from '@keystead/contracts/policy';
 import { enqueue } from '@keystead/database/outbox';
 import { compile } from '@keystead/policy-engine/compile';
@@ -13,6 +14,7 @@ import {
   type TestVault,
 } from '../policy.fixture.ts';
 import { readContent } from '../policy-sets/set-content.ts';
+import { countAgents, findRollout, showRollout } from './rollout-rows.ts';
 
 let world: PolicyWorld;
 
@@ -71,8 +73,8 @@ const assigned = async (vaults: readonly TestVault[]) => {
 const listed = (id: string) =>
   given<typeof listRolloutAgents>({ params: { id }, query: listRolloutAgents.query.parse({}) });
 
-/** Every agent whose vault is assigned the number takes it. */
-async function converge(organization: Organization, { number, digest }: Signed) {
+/** Every agent whose vault is assigned the number takes it, but for one. */
+async function converge(organization: Organization, { number, digest }: Signed, but?: string) {
   const rows = await world.database.withTenant(
     organization,
     (transaction) => transaction.$queryRaw<{ agent_id: string }[]>`
@@ -81,12 +83,11 @@ async function converge(organization: Organization, { number, digest }: Signed) 
         on p.organization_id = a.organization_id and p.vault_id = a.vault_id
       where p.version = ${number}`,
   );
+  const { organizationId } = organization;
   await world.deliveries.deliver(
-    rows.map(({ agent_id: agentId }) => ({
-      organizationId: organization.organizationId,
-      agentId,
-      held: { number, digest },
-    })),
+    rows
+      .filter(({ agent_id: agentId }) => agentId !== but)
+      .map(({ agent_id: agentId }) => ({ organizationId, agentId, held: { number, digest } })),
   );
   return rows.length;
 }
@@ -197,8 +198,8 @@ test('agents that reject halt it and people are told; resumed, it forgives what 
   expect(await show(organization, id)).toMatchObject({ state: 'running' });
 });
 
-test('an agent that is heard and never answers is told of once; it goes on when it answers, or without it', async () => {
-  const { organization, vaults, set, signed } = await fleet(3);
+test('an agent that is heard and never answers is told of once; it goes on when it answers, or without all that do not', async () => {
+  const { organization, vaults, set, signed } = await fleet(4);
   const { id } = await start(organization, set.id, {
     stages: stages(percent(50), all),
     halt: { answerWithinSeconds: 600 },
@@ -262,13 +263,50 @@ test('an agent that is heard and never answers is told of once; it goes on when 
   expect((await looked()).state).toBe('paused');
   await act('resume', organization, id);
   await ago('policy.rollout', 'stage_started_at', 601);
-  expect(await looked()).toMatchObject({ state: 'halted', agents: { active: 2, pending: 1 } });
+  expect(await looked()).toMatchObject({ state: 'halted', agents: { active: 2, pending: 2 } });
   await act('resume', organization, id);
   expect((await told()).map(({ state }) => state)).toEqual([
     ...['raised', 'cleared', 'raised', 'cleared'],
   ]);
-  expect(await looked()).toMatchObject({ state: 'completed', agents: { active: 2, pending: 1 } });
-  expect(await assigned(vaults)).toHaveLength(3);
+  expect(await looked()).toMatchObject({ state: 'completed', agents: { active: 2, pending: 2 } });
+  expect(await assigned(vaults)).toHaveLength(4);
+});
+
+test('what has ended says how far its agents were then, which equals a recount, and is not counted again', async () => {
+  const { organization, set, signed } = await fleet(3);
+  const recount = (id: string) =>
+    world.database.withTenant(organization, async (transaction) => {
+      const row = await findRollout(transaction, organization, id);
+      return showRollout(row, (await countAgents(transaction, [row])).get(row.id));
+    });
+  const [away] = await world.database.withTenant(organization, async (transaction) => {
+    const { agentId } = await transaction.agentLiveness.findFirstOrThrow();
+    await transaction.agentLiveness.updateMany({
+      where: { agentId },
+      data: { status: 'offline' },
+    });
+    return [agentId];
+  });
+  const { id } = await start(organization, set.id, { stages: stages(all) });
+  await converge(organization, signed, away);
+  await world.runner.run();
+  const ended = await show(organization, id);
+  expect(ended).toMatchObject({ state: 'completed', agents: { total: 3, active: 2, pending: 1 } });
+  expect(ended).toEqual(await recount(id));
+  await converge(organization, signed);
+  expect(await recount(id)).toMatchObject({ agents: { active: 3, pending: 0 } });
+  expect(await show(organization, id)).toEqual(ended);
+  await world.sign(organization, set.id);
+  const next = await start(organization, set.id, { stages: stages(percent(50), all) });
+  const stopped = await act('stop', organization, next.id);
+  expect(stopped).toMatchObject({ state: 'stopped', agents: { total: 2, pending: 2 } });
+  expect(stopped).toEqual(await recount(next.id));
+  const query = listRollouts.query.parse({});
+  const { items } = await world.rollouts.list(organization.ctx, given({ query }));
+  expect(items).toEqual([stopped, ended]);
+  const back = await act('rollback', organization, next.id);
+  expect(back).toMatchObject({ state: 'rolled_back', agents: { total: 0 } });
+  expect(back).toEqual(await recount(next.id));
 });
 
 test('new denials above the threshold halt it', async () => {
@@ -488,6 +526,41 @@ describe('where the organization asks for four eyes', () => {
     };
     return { organizationId, ctx };
   }
+
+  const told = async (organization: Organization) => {
+    const rows = await world.database.withTenant(organization, (transaction) =>
+      transaction.outbox.findMany({ where: { topic: 'vault.reported' }, orderBy: { id: 'asc' } }),
+    );
+    return rows.map(({ payload }) => payload as Record<string, string>);
+  };
+
+  test('people are told once that a rollout waits for a second person, and that it waits no more', async () => {
+    const { organization, vaults, set } = await fleet(2);
+    await askForFourEyes(organization);
+    const began = async () => {
+      world.nudges.length = 0;
+      const { id } = await start(organization, set.id);
+      expect(world.nudges).toContain('vaultReports');
+      return { id, reason: `rollout:${id}` };
+    };
+    const first = await began();
+    await world.runner.run();
+    const [raised] = await told(organization);
+    expect(raised).toMatchObject({ kind: 'policy.awaiting_approval', state: 'raised' });
+    expect(wordsOfReason(raised?.reason ?? '')).toContain(first.id);
+    const vault = vaults.find(({ vaultId }) => vaultId === raised?.vaultId);
+    expect(vault?.agents).toEqual([raised?.agentId]);
+    await act('approve', by(organization, 'Other'), first.id);
+    await act('stop', organization, first.id);
+    const second = await began();
+    await act('stop', organization, second.id);
+    expect((await told(organization)).map(({ reason, state }) => [reason, state])).toEqual([
+      [first.reason, 'raised'],
+      [first.reason, 'cleared'],
+      [second.reason, 'raised'],
+      [second.reason, 'cleared'],
+    ]);
+  });
 
   test('a rollout gives nobody anything until a second person approves it', async () => {
     const { organization, vaults, set, signed } = await fleet(2);

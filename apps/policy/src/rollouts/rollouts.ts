@@ -37,15 +37,19 @@ import { requireBelow } from '../replays/replay-verdict.ts';
 import { OrganizationSigners, type Signer } from '../signing/organization-signers.ts';
 import {
   assignStage,
-  clearAlert,
   countAgents,
+  countsToShow,
+  finalCountsOf,
   findRollout,
+  firstAgentOf,
+  type HaltRecord,
   haltOf,
   lockRollout,
   noCounts,
   type RolloutRow,
-  type StateCounts,
   showRollout,
+  skipSilent,
+  tellPeople,
 } from './rollout-rows.ts';
 import { mayApprove } from './second-person.ts';
 import { planStages } from './stage-plan.ts';
@@ -80,7 +84,7 @@ export class Rollouts {
         idOf: (row) => row.id,
         toItem: (row) => row,
       });
-      const counts = await countAgents(transaction, page.items);
+      const counts = await countsToShow(transaction, page.items);
       return {
         items: page.items.map((row) => showRollout(row, counts.get(row.id) ?? noCounts)),
         nextCursor: page.nextCursor,
@@ -147,7 +151,8 @@ export class Rollouts {
           },
         });
         await writePlan(transaction, organizationId, id, vaults, plan);
-        if (!needsApproval) await assignStage(transaction, row, 0);
+        if (needsApproval) await askForSecondPerson(transaction, row);
+        else await assignStage(transaction, row, 0);
         note({
           target: { kind: 'rollout', id: toId('rollout', id), name: set.name },
           changes: { number, vaults: plan.size, stages: stages.length, state: row.state },
@@ -155,6 +160,7 @@ export class Rollouts {
         return shown(transaction, row);
       });
       this.bus.nudge('policySets', organizationId);
+      if (answer.state === 'awaiting_approval') this.bus.nudge('vaultReports');
       return answer;
     } catch (error) {
       if (isUniqueViolation(error)) {
@@ -178,9 +184,11 @@ export class Rollouts {
         await requireReplayBelow(transaction, ctx, row.number, halt);
         await requireNoneAhead(transaction, row);
         await assignStage(transaction, row, 0);
+        const { alert, ...kept } = row.halt as HaltRecord;
         return {
           state: 'running',
           reason: null,
+          halt: { ...kept },
           approvedById: ctx.actor.id,
           approvedBy: ctx.actor.name,
           approvedAt: await databaseClock(transaction),
@@ -199,9 +207,9 @@ export class Rollouts {
 
   resume(ctx: TenantCtx, input: Input<Step>): Promise<Shown> {
     return this.#move(ctx, resumeRollout, input, ['paused', 'halted'], async (transaction, row) => {
-      const counts = (await countAgents(transaction, [row], everyAgent)).get(row.id) ?? noCounts;
+      const counts = (await countAgents(transaction, [row])).get(row.id) ?? noCounts;
       const { limits, saysDigest: says } = haltOf(row);
-      if (row.reason === 'halted_unanswered') await skip(transaction, row, counts.silent);
+      if (row.reason === 'halted_unanswered') await skipSilent(transaction, row);
       const { rejected, errors, newlyDenied, replayedDenials } = counts;
       // Where a stage was done and waited for somebody, the next one begins.
       const waited = row.state === 'paused' && row.reason === waitsForSomebody;
@@ -336,9 +344,14 @@ export class Rollouts {
         const changes = await decide(transaction, row);
         const updated = await transaction.rollout.update({
           where: { organizationId_id: { organizationId, id: row.id } },
-          data: { ...changes, updatedAt: new Date(), revision: { increment: 1 } },
+          data: {
+            ...changes,
+            ...(changes.finishedAt ? { finalCounts: await finalCountsOf(transaction, row) } : {}),
+            updatedAt: new Date(),
+            revision: { increment: 1 },
+          },
         });
-        await clearAlert(transaction, row);
+        await tellPeople(transaction, row, 'cleared');
         note({
           target: { kind: 'rollout', id: input.params.id },
           changes: { state: { from: row.state, to: updated.state } },
@@ -354,23 +367,23 @@ export class Rollouts {
 
 const underWay = ['running', 'paused', 'halted'];
 const waitsForApproval = 'waits for the approval of a second person';
-const everyAgent = 2_147_483_647;
 export const waitsForSomebody = 'the stage is done and waits for somebody to resume';
 
 async function shown(transaction: Transaction, row: RolloutRow): Promise<Shown> {
-  return showRollout(row, (await countAgents(transaction, [row])).get(row.id) ?? noCounts);
+  return showRollout(row, (await countsToShow(transaction, [row])).get(row.id) ?? noCounts);
 }
 
-/** Nobody waits for them any more; what they are told stays. */
-async function skip(
-  transaction: Transaction,
-  { organizationId, id }: RolloutRow,
-  silent: StateCounts['silent'],
-): Promise<void> {
-  await transaction.rolloutSkippedAgent.createMany({
-    data: silent.map(({ agentId }) => ({ organizationId, rolloutId: id, agentId })),
-    skipDuplicates: true,
+/** Nobody looks at what they do not know of: people are told, once, until somebody approves or stops it. */
+async function askForSecondPerson(transaction: Transaction, row: RolloutRow): Promise<void> {
+  const { organizationId, id } = row;
+  const agent = await firstAgentOf(transaction, row);
+  if (agent === undefined) return;
+  const alert = { ...agent, reason: `rollout:${toId('rollout', id)}` };
+  const waiting = await transaction.rollout.update({
+    where: { organizationId_id: { organizationId, id } },
+    data: { halt: { ...(row.halt as object), alert } },
   });
+  await tellPeople(transaction, waiting, 'raised');
 }
 
 function signedNumber(transaction: Transaction, organizationId: string, number: number) {
