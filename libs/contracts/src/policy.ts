@@ -255,6 +255,8 @@ export const diffPolicyVersion = operation('policy', 'policies.diff-version', {
     from: z.number().int().nullable(),
     to: z.number().int(),
     lines: z.array(z.object({ change: z.enum(['same', 'added', 'removed']), text: z.string() })),
+    /** There are more lines than one answer carries. */
+    truncated: z.boolean(),
   }),
 });
 
@@ -303,7 +305,15 @@ export const listPolicyComments = operation('policy', 'policies.list-comments', 
   tag: 'Policies',
   permission: 'policies.read',
   params: versionParams,
-  output: z.object({ items: z.array(policyComment) }),
+  query: z.strictObject({
+    limit: wholeNumberText(1, limits.pageMax).default(limits.pageMax),
+    /** The comment after which to go on. */
+    after: idSchema('policyComment').optional(),
+  }),
+  output: z.object({
+    items: z.array(policyComment),
+    nextAfter: idSchema('policyComment').nullable(),
+  }),
 });
 
 export const createPolicyComment = operation('policy', 'policies.create-comment', {
@@ -378,15 +388,32 @@ export const applyPolicies = operation('policy', 'policy-files.apply', {
   summary: 'Make the policies like these files, by name; the same files again change nothing',
   tag: 'Policies',
   permission: 'policies.write',
-  body: z.strictObject({
-    files: z.array(policyFile).min(1).max(limits.policyFilesPerApply),
-    /** `plan`: say what would be done. */
-    mode: z.enum(['plan', 'apply']).default('plan'),
-    /** Delete policies that no file names and no set holds. */
-    prune: z.boolean().default(false),
-  }),
+  body: z
+    .strictObject({
+      files: z.array(policyFile).max(limits.policyFilesPerApply),
+      /** `plan`: say what would be done. */
+      mode: z.enum(['plan', 'apply']).default('plan'),
+      /** Delete policies that neither a file nor `keep` names and no set holds. */
+      prune: z.boolean().default(false),
+      /** Names of files that other calls bring: those stay. */
+      keep: z.array(name).max(limits.policiesPerOrganization).default([]),
+    })
+    .refine(({ files, keep, prune }) => files.length > 0 || (prune && keep.length > 0), {
+      path: ['files'],
+      message: 'needs a file, unless it prunes all but those to keep',
+    }),
   output: z.object({
     applied: z.boolean(),
+    /** Of all steps, also those that are not listed. */
+    counts: z.object({
+      create: z.number().int(),
+      update: z.number().int(),
+      unchanged: z.number().int(),
+      delete: z.number().int(),
+      keep: z.number().int(),
+    }),
+    /** Steps that change nothing, then others, or problems are left out: one answer carries no more. */
+    truncated: z.boolean(),
     steps: z.array(
       z.object({
         action: z.enum(['create', 'update', 'unchanged', 'delete', 'keep']),
@@ -492,6 +519,8 @@ export const simulatePolicies = operation('policy', 'policies.simulate', {
         decidedBy: z.array(z.string()),
       }),
     ),
+    /** There are more differences than one answer carries. */
+    truncated: z.boolean(),
   }),
   status: 200,
 });
@@ -881,7 +910,7 @@ export const rollout = z.object({
   stages: z.array(rolloutStage),
   halt: rolloutHalt,
   vaultCount: z.number().int(),
-  /** Agents of the vaults that were assigned so far. */
+  /** Agents of the vaults that were assigned so far; of a rollout that has ended, as they were then. */
   agents: z.object({
     total: z.number().int(),
     pending: z.number().int(),

@@ -1,9 +1,11 @@
 import type { TenantCtx } from '@keystead/contracts/context';
 import { newUuid } from '@keystead/contracts/ids';
+import { limits } from '@keystead/contracts/limits';
 import {
   applyPolicies,
   createPolicy,
   listPolicies,
+  listPolicyComments,
   listPolicyVersions,
   type updatePolicy,
 } from '@keystead/contracts/policy';
@@ -72,9 +74,16 @@ describe('a policy', () => {
         transaction.policyVersion.updateMany({ data: { content: 'changed' } }),
       ),
     ).rejects.toThrow();
-    expect(
-      (await world.policies.listComments(ctx, at(id, 1))).items.map(({ text }) => text),
-    ).toEqual(['good']);
+    await world.policies.comment(ctx, at(id, 1, { text: 'yes' }));
+    const listed = async (query: object) =>
+      world.policies.listComments(
+        ctx,
+        given({ params: { id, version: 1 }, query: listPolicyComments.query.parse(query) }),
+      );
+    const { items: first, nextAfter } = await listed({ limit: '1' });
+    const { items: rest, nextAfter: end } = await listed({ after: nextAfter });
+    expect([...first, ...rest].map(({ text }) => text)).toEqual(['good', 'yes']);
+    expect([first.length, end]).toEqual([1, null]);
   });
 
   it('with four eyes is reviewed and published by somebody else than its author', async () => {
@@ -153,7 +162,19 @@ describe('a policy', () => {
         { change: 'added', text: denyAll },
         { change: 'same', text: '// end' },
       ],
+      truncated: false,
     });
+  });
+
+  it('that has more lines than one answer carries is compared as far as it does, and says so', async () => {
+    const { ctx } = organization;
+    const { id } = await create({ source: cedar('a\n'.repeat(8_000)) });
+    const source = cedar('\n'.repeat(16_000));
+    await world.policies.addVersion(ctx, given({ params: { id }, body: { source, note: '' } }));
+    const answer = await world.policies.diff(ctx, at(id, 2));
+    expect(answer.truncated).toBe(true);
+    expect(answer.lines.length).toBeGreaterThan(8_000);
+    expect(Buffer.byteLength(JSON.stringify(answer))).toBeLessThan(limits.busPayloadMaxBytes);
   });
 
   it("of another organization is answered like one that is not there, and names are an organization's own", async () => {
@@ -187,7 +208,12 @@ describe('a policy', () => {
 describe('policies as files', () => {
   it('are applied by name, the same files again change nothing, and a plan changes nothing at all', async () => {
     const { ctx } = await world.organization();
-    const apply = (texts: Record<string, string>, mode: 'plan' | 'apply', prune = false) =>
+    const apply = (
+      texts: Record<string, string>,
+      mode: 'plan' | 'apply',
+      prune = false,
+      keep: string[] = [],
+    ) =>
       world.files.apply(
         ctx,
         given<typeof applyPolicies>({
@@ -195,6 +221,7 @@ describe('policies as files', () => {
             files: Object.entries(texts).map(([name, text]) => ({ name, source: cedar(text) })),
             mode,
             prune,
+            keep,
           }),
         }),
       );
@@ -217,6 +244,16 @@ describe('policies as files', () => {
     ]);
     const exported = await world.files.export(ctx, given({ query: { limit: 10 } }));
     expect(exported.files).toMatchObject([{ name: 'one', source: cedar(denyAll) }]);
+    // Files of more than one call: the last one deletes what none of them brought.
+    await apply({ two: denyAll, three: denyAll }, 'apply');
+    expect(actions(await apply({ three: denyAll }, 'apply', true, ['ONE']))).toEqual([
+      'unchanged three',
+      'delete two',
+    ]);
+    expect(actions(await apply({}, 'apply', true, ['one']))).toEqual(['delete three']);
+    for (const body of [{ prune: true }, { keep: ['one'] }, {}]) {
+      expect(applyPolicies.body.safeParse({ files: [], ...body }).success).toBe(false);
+    }
     await expect(apply({ one: 'permit(' }, 'apply')).rejects.toMatchObject({
       code: 'unprocessable',
     });

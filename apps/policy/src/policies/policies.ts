@@ -8,7 +8,7 @@ import { checkMatch } from '@keystead/access/precondition';
 import { type Note, TenantWork } from '@keystead/access/tenant-work';
 import type { TenantCtx } from '@keystead/contracts/context';
 import { invalidRequest, ServiceError } from '@keystead/contracts/errors';
-import { newUuid, toId } from '@keystead/contracts/ids';
+import { newUuid, toId, toUuid } from '@keystead/contracts/ids';
 import { limits } from '@keystead/contracts/limits';
 import type { Input, Output } from '@keystead/contracts/operation';
 import {
@@ -191,7 +191,9 @@ export class Policies {
       const from = input.query.against ?? (otherwise > 0 ? otherwise : null);
       const before =
         from === null ? '' : (await findVersion(transaction, ctx, policy.id, from)).content;
-      return { from, to: version, lines: lineDiff(before, row.content) };
+      const lines = lineDiff(before, row.content);
+      const shown = thoseThatFit(lines);
+      return { from, to: version, lines: shown, truncated: shown.length < lines.length };
     });
   }
 
@@ -269,17 +271,20 @@ export class Policies {
     input: Input<typeof listPolicyComments>,
   ): Promise<Output<typeof listPolicyComments>> {
     const row = await this.#version(ctx, input.params);
+    const { limit, after } = input.query;
     return this.work.read(ctx, async (transaction) => {
       const rows = await transaction.policyComment.findMany({
         where: {
           organizationId: ctx.organizationId,
           policyId: row.policyId,
           version: row.version,
+          ...(after === undefined ? {} : { id: { gt: toUuid('policyComment', after) } }),
         },
         orderBy: { id: 'asc' },
-        take: limits.policyCommentsPerVersion,
+        take: limit + 1,
       });
-      return { items: rows.map(showComment) };
+      const items = thoseThatFit(rows.slice(0, limit).map(showComment));
+      return { items, nextAfter: rows.length > items.length ? (items.at(-1)?.id ?? null) : null };
     });
   }
 

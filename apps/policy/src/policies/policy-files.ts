@@ -17,15 +17,12 @@ import {
 import type { Transaction } from '@keystead/database/database';
 import { Inject, Injectable } from '@nestjs/common';
 import { thoseThatFit } from '../answer-size.ts';
+import { type Answer, answerOf, type Step } from './plan-answer.ts';
 import { addPolicy, checkEyes, checkPlace, named, nextVersion, removePolicy } from './policies.ts';
 import { checkSource, whyNotApplied } from './policy-check.ts';
 import { findVersion, lockPolicy, type PolicyRow, sourceDigest, sourceOf } from './policy-rows.ts';
 
-/** What a plan tells of one file; the rest is there when the file is checked by itself. */
-const problemsPerFile = 20;
-
 type File = Input<typeof applyPolicies>['body']['files'][number];
-type Step = Output<typeof applyPolicies>['steps'][number];
 
 @Injectable()
 export class PolicyFiles {
@@ -76,11 +73,8 @@ export class PolicyFiles {
     });
   }
 
-  async apply(
-    ctx: TenantCtx,
-    input: Input<typeof applyPolicies>,
-  ): Promise<Output<typeof applyPolicies>> {
-    const { files, mode, prune } = input.body;
+  async apply(ctx: TenantCtx, input: Input<typeof applyPolicies>): Promise<Answer> {
+    const { files, mode } = input.body;
     const names = new Set(files.map(({ name }) => name.toLowerCase()));
     if (names.size !== files.length) {
       throw new ServiceError('unprocessable', { detail: 'two files have the same name' });
@@ -89,17 +83,16 @@ export class PolicyFiles {
     const problems = new Map<File, PolicyProblem[]>();
     for (const file of files) problems.set(file, await checkSource(file.source));
     if (mode === 'plan') {
-      return this.work.read(ctx, async (transaction) => ({
-        applied: false,
-        steps: await plan(transaction, ctx, files, problems, prune),
-      }));
+      return this.work.read(ctx, async (transaction) =>
+        answerOf(false, await plan(transaction, ctx, input.body, problems)),
+      );
     }
     return named(() =>
       this.work.write(ctx, applyPolicies, input, async (transaction, note) => {
         // One after the other: two that change the same policies in another order would wait for each other.
         await transaction.$executeRaw`
           select pg_advisory_xact_lock(hashtextextended(${`policy-files/${ctx.organizationId}`}, 0))`;
-        const steps = await plan(transaction, ctx, files, problems, prune);
+        const steps = await plan(transaction, ctx, input.body, problems);
         // A draft that is not valid yet may stay as it is: what was exported can be applied.
         const refusal = whyNotApplied(files, (file) =>
           steps.some(({ name, action }) => name === file.name && action === 'unchanged')
@@ -114,7 +107,7 @@ export class PolicyFiles {
           target: { kind: 'policyFiles', id: String(files.length) },
           changes: { steps: changed.map(({ action, name }) => `${action} ${name}`) },
         });
-        return { applied: true, steps: done };
+        return answerOf(true, done);
       }),
     );
   }
@@ -123,9 +116,8 @@ export class PolicyFiles {
 async function plan(
   transaction: Transaction,
   { organizationId }: TenantCtx,
-  files: readonly File[],
+  { files, prune, keep }: Input<typeof applyPolicies>['body'],
   problems: ReadonlyMap<File, PolicyProblem[]>,
-  prune: boolean,
 ): Promise<Step[]> {
   const rows = await transaction.policy.findMany({
     where: { organizationId, deletedAt: null },
@@ -136,10 +128,7 @@ async function plan(
   for (const file of files) {
     const row = byName.get(file.name.toLowerCase());
     byName.delete(file.name.toLowerCase());
-    const base = {
-      name: file.name,
-      problems: (problems.get(file) ?? []).slice(0, problemsPerFile),
-    };
+    const base = { name: file.name, problems: problems.get(file) ?? [] };
     if (!row) {
       steps.push({ ...base, action: 'create', policyId: null, version: 1, detail: 'a new draft' });
       continue;
@@ -164,6 +153,7 @@ async function plan(
       detail: differs.join(', '),
     });
   }
+  for (const name of keep) byName.delete(name.toLowerCase());
   if (prune) steps.push(...(await pruned(transaction, organizationId, [...byName.values()])));
   return steps;
 }

@@ -74,20 +74,23 @@ export class Simulations {
     });
     try {
       const { counts, allowed, differences } = await simulate(before, after, asked);
+      const found = differences
+        .filter(({ change }) => change === 'newly_allowed' || change === 'newly_denied')
+        .map((difference) => ({
+          index: difference.index,
+          before: difference.before.decision,
+          after: difference.after.decision,
+          decidedBy: [...difference.after.policyIds],
+        }));
+      const shown = thoseThatFit(found);
       return {
         requests: requests.length,
         allowed,
         denied: requests.length - allowed,
         newlyAllowed: counts.newly_allowed,
         newlyDenied: counts.newly_denied,
-        differences: differences
-          .filter(({ change }) => change === 'newly_allowed' || change === 'newly_denied')
-          .map((difference) => ({
-            index: difference.index,
-            before: difference.before.decision,
-            after: difference.after.decision,
-            decidedBy: [...difference.after.policyIds],
-          })),
+        differences: shown,
+        truncated: shown.length < found.length,
       };
     } finally {
       before.close();
