@@ -300,6 +300,7 @@ function stopWithParent(): void {
 
 function readPort(text: string): number {
   const port = Number(text);
-  if (!/^\d{1,5}$/.test(text) || port > 65_535) throw new InvalidArgumentError('not a port');
+  if (!/^\d{1,5}$/.test(text) || port > 65_535)
+    throw new InvalidArgumentError('must be a whole number from 0 to 65535');
   return port;
 }

@@ -311,25 +311,30 @@ function csvCell(text: string): string {
 
 function readCount(text: string): number {
   const count = Number(text);
-  if (!/^\d{1,7}$/.test(text) || count < 1) throw new InvalidArgumentError('not a number from 1');
+  if (!/^\d{1,7}$/.test(text) || count < 1) {
+    throw new InvalidArgumentError('must be a whole number from 1 to 9999999');
+  }
   return count;
 }
 
 function readExportCount(text: string): number {
   const count = Number(text);
   if (!/^\d{1,8}$/.test(text) || count < 1 || count > auditLimits.exportMax) {
-    throw new InvalidArgumentError(`not a number from 1 to ${auditLimits.exportMax}`);
+    throw new InvalidArgumentError(`must be a whole number from 1 to ${auditLimits.exportMax}`);
   }
   return count;
 }
 
 function readTime(text: string): number {
   const ms = Date.parse(text);
-  if (!/^\d{4}-/.test(text) || Number.isNaN(ms)) throw new InvalidArgumentError('not a time');
+  if (!/^\d{4}-/.test(text) || Number.isNaN(ms)) {
+    throw new InvalidArgumentError('must be a time, like 2027-01-31T00:00:00Z');
+  }
   return ms;
 }
 
 function readFormat(text: string): string {
-  if (text !== 'jsonl' && text !== 'csv') throw new InvalidArgumentError('jsonl or csv');
+  if (text !== 'jsonl' && text !== 'csv')
+    throw new InvalidArgumentError('must be one of: jsonl, csv');
   return text;
 }

@@ -69,8 +69,10 @@ export function endOverride(guarded: GuardedVault, caller: Caller): Promise<bool
 
 function readMinutes(text: string): number {
   const minutes = Number(text);
-  if (!Number.isInteger(minutes) || minutes < 1 || minutes > policyLimits.overrideMaxMinutes) {
-    throw new InvalidArgumentError(`from 1 to ${policyLimits.overrideMaxMinutes}`);
+  if (!/^\d{1,6}$/.test(text) || minutes < 1 || minutes > policyLimits.overrideMaxMinutes) {
+    throw new InvalidArgumentError(
+      `must be a whole number from 1 to ${policyLimits.overrideMaxMinutes}`,
+    );
   }
   return minutes;
 }
