@@ -1,6 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import type { TenantCtx } from '@keystead/contracts/context';
 import { newUuid } from '@keystead/contracts/ids';
+import { limits } from '@keystead/contracts/limits';
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { system } from './authenticator.ts';
@@ -21,6 +22,15 @@ const caller = (organizationId = newUuid(), name = 'somebody'): TenantCtx => ({
 
 /** A list in memory: what counts here is who may follow which cursor. */
 function page(ctx: TenantCtx, query: ListQuery & Record<string, unknown>, operation = 'rows.list') {
+  return pageOf((row) => row.size, ctx, query, operation);
+}
+
+function pageOf<Item>(
+  toItem: (row: (typeof rows)[number]) => Item,
+  ctx: TenantCtx,
+  query: ListQuery & Record<string, unknown>,
+  operation = 'rows.list',
+) {
   return listing.walk(ctx, operation, query, {
     fetch: async ({ position, take }) => {
       const start = position ? rows.findIndex((row) => row.id === position.id) + 1 : 0;
@@ -28,7 +38,7 @@ function page(ctx: TenantCtx, query: ListQuery & Record<string, unknown>, operat
     },
     valueOf: (row) => row.size,
     idOf: (row) => row.id,
-    toItem: (row) => row.size,
+    toItem,
   });
 }
 
@@ -44,6 +54,24 @@ test('following the cursor shows every row once', async () => {
     } while (cursor);
     expect(seen).toEqual([0, 1, 2, 3, 4, 5, 6]);
   }
+});
+
+test.each([
+  ['four to a page', 0.2, [4, 3]],
+  ['one that is too large by itself to a page', 2, [1, 1, 1, 1, 1, 1, 1]],
+])('large rows are shown once too, %s', async (_, share, lengths) => {
+  const ctx = caller();
+  const text = 'x'.repeat(limits.busPayloadMaxBytes * 0.7 * share);
+  const pages: number[][] = [];
+  let cursor: string | undefined;
+  do {
+    const query = { limit: 7, sort: 'size', cursor };
+    const { items, nextCursor } = await pageOf(({ size }) => ({ size, text }), ctx, query);
+    pages.push(items.map(({ size }) => size));
+    cursor = nextCursor ?? undefined;
+  } while (cursor);
+  expect(pages.flat()).toEqual([0, 1, 2, 3, 4, 5, 6]);
+  expect(pages.map(({ length }) => length)).toEqual(lengths);
 });
 
 test('a cursor opens nothing for another caller, organization, operation, sort or filter', async () => {

@@ -7,6 +7,7 @@ import type { TenantCtx } from '@keystead/contracts/context';
 import { ServiceError } from '@keystead/contracts/errors';
 import { after, type Keyset, order, type Position } from '@keystead/database/keyset';
 import { z } from 'zod';
+import { thoseThatFit } from './answer-size.ts';
 import type { InstallationKey } from './sealing.ts';
 
 const positionSchema = z.object({
@@ -109,12 +110,13 @@ export class Listing {
     const scope = this.#scope(ctx, operationId, query);
     const position = query.cursor === undefined ? undefined : this.#open(scope, query.cursor);
     const rows = await options.fetch({ sort, descending, position, take: query.limit + 1 });
-    const shown = rows.slice(0, query.limit);
-    const last = shown.at(-1);
+    // A page of large items is shorter than asked for: the cursor goes on from there.
+    const items = thoseThatFit(rows.slice(0, query.limit).map(options.toItem));
+    const last = rows[items.length - 1];
     return {
-      items: shown.map(options.toItem),
+      items,
       nextCursor:
-        rows.length > query.limit && last !== undefined
+        rows.length > items.length && last !== undefined
           ? this.#close(scope, {
               value: plain(options.valueOf(last, sort)),
               id: options.idOf(last),

@@ -1,8 +1,9 @@
 /** The policies of a signed set that hold for a vault, a namespace or one secret, by level. No I/O. */
+
+import { thoseThatFit } from '@keystead/access/answer-size';
 import type { Output } from '@keystead/contracts/operation';
 import type { effectivePolicies, PolicyLevel } from '@keystead/contracts/policy';
 import { concerning, type SecretPlace } from '@keystead/policy-engine/concerning';
-import { thoseThatFit } from '../answer-size.ts';
 import { namedPolicy } from '../policy-sets/set-content.ts';
 
 type ShownLevel = Output<typeof effectivePolicies>['levels'][number];

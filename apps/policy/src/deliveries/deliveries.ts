@@ -3,6 +3,8 @@
  * row. A difference becomes a command that is numbered and signed for that agent; agents that are
  * away are told when they come back. Asking twice changes nothing.
  */
+
+import { AnswerRoom } from '@keystead/access/answer-size';
 import { bytes } from '@keystead/access/tenant-work';
 import type { deliverPolicies, readPolicySet } from '@keystead/contracts/agent-link';
 import { limits } from '@keystead/contracts/limits';
@@ -11,7 +13,6 @@ import { enqueueMany } from '@keystead/database/outbox';
 import { Bus } from '@keystead/messaging/bus';
 import { Inject, Injectable } from '@nestjs/common';
 import type { z } from 'zod';
-import { AnswerRoom } from '../answer-size.ts';
 import { takeUnsupported } from '../replays/replay-steps.ts';
 import { type CommandAction, CommandSigner } from '../signing/command-signer.ts';
 import {

@@ -1,7 +1,8 @@
 /** What is told of a plan: one answer does not carry all that may be said of many policies. No I/O. */
+
+import { AnswerRoom } from '@keystead/access/answer-size';
 import type { Output } from '@keystead/contracts/operation';
 import type { applyPolicies } from '@keystead/contracts/policy';
-import { AnswerRoom } from '../answer-size.ts';
 
 export type Answer = Output<typeof applyPolicies>;
 export type Step = Answer['steps'][number];

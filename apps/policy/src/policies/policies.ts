@@ -2,6 +2,8 @@
  * Policies and their versions. A version's text never changes: a change is the next version. Drafts
  * are reviewed and published; what is published is what new policy sets take.
  */
+
+import { thoseThatFit } from '@keystead/access/answer-size';
 import { differences } from '@keystead/access/audit';
 import { asDate, Listing } from '@keystead/access/listing';
 import { checkMatch } from '@keystead/access/precondition';
@@ -30,7 +32,6 @@ import {
 } from '@keystead/contracts/policy';
 import { isUniqueViolation, type Transaction } from '@keystead/database/database';
 import { Inject, Injectable } from '@nestjs/common';
-import { thoseThatFit } from '../answer-size.ts';
 import { asksForFourEyes } from '../four-eyes.ts';
 import { newestReplayOfDraft } from '../replays/replay-rows.ts';
 import { requireBelow } from '../replays/replay-verdict.ts';

@@ -3,6 +3,8 @@
  * files, by name, and the same files again change nothing. A change is a draft: publishing it stays
  * a decision of its own.
  */
+
+import { thoseThatFit } from '@keystead/access/answer-size';
 import { TenantWork } from '@keystead/access/tenant-work';
 import type { TenantCtx } from '@keystead/contracts/context';
 import { ServiceError } from '@keystead/contracts/errors';
@@ -16,7 +18,6 @@ import {
 } from '@keystead/contracts/policy';
 import type { Transaction } from '@keystead/database/database';
 import { Inject, Injectable } from '@nestjs/common';
-import { thoseThatFit } from '../answer-size.ts';
 import { type Answer, answerOf, type Step } from './plan-answer.ts';
 import { addPolicy, checkEyes, checkPlace, named, nextVersion, removePolicy } from './policies.ts';
 import { checkSource, whyNotApplied } from './policy-check.ts';

@@ -3,6 +3,8 @@
  * drafts, and what the policies of a set do to each other. The engine is the one that agents decide
  * with. Nothing is written.
  */
+
+import { thoseThatFit } from '@keystead/access/answer-size';
 import { TenantWork } from '@keystead/access/tenant-work';
 import type { TenantCtx } from '@keystead/contracts/context';
 import { ServiceError } from '@keystead/contracts/errors';
@@ -19,7 +21,6 @@ import { conflicts } from '@keystead/policy-engine/conflicts';
 import { explain } from '@keystead/policy-engine/explain';
 import { simulate } from '@keystead/policy-engine/simulate';
 import { Inject, Injectable } from '@nestjs/common';
-import { thoseThatFit } from '../answer-size.ts';
 import {
   type ChosenPolicy,
   engineSet,

@@ -9,8 +9,9 @@ export function thoseThatFit<T>(items: readonly T[]): T[] {
   const room = new AnswerRoom();
   const fitting: T[] = [];
   for (const item of items) {
-    if (!room.takes(item) && fitting.length > 0) break;
-    fitting.push(item);
+    const fits = room.takes(item);
+    if (fits || fitting.length === 0) fitting.push(item);
+    if (!fits) break;
   }
   return fitting;
 }
@@ -25,9 +26,12 @@ export class AnswerRoom {
 
   /** Whether the part still fits; one that does takes its room. */
   takes(part: unknown): boolean {
-    const length = Buffer.byteLength(JSON.stringify(part));
+    const length = Buffer.byteLength(JSON.stringify(part, plainNumber));
     if (length > this.#left) return false;
     this.#left -= length;
     return true;
   }
 }
+
+const plainNumber = (_: string, value: unknown) =>
+  typeof value === 'bigint' ? String(value) : value;
