@@ -35,7 +35,10 @@ import {
   type InstallationSettings,
   serviceEnvironment,
 } from '@keystead/test-control-plane/installation/service-environment';
-import { ServiceProcess } from '@keystead/test-control-plane/installation/service-process';
+import {
+  ServiceProcess,
+  stopServices,
+} from '@keystead/test-control-plane/installation/service-process';
 import { choosePorts, type Ports, setting } from './settings.ts';
 import { complain, dim, root, say, step, yellow } from './terminal.ts';
 
@@ -59,6 +62,8 @@ const passedOn = (): Record<string, string> =>
 
 const restartsAtMost = 5;
 const restartsWithinMs = 5 * 60_000;
+/** What is left of five seconds is for the ends of this process and of the one before it. */
+const stopWithinMs = 4_400;
 
 export class Installation {
   readonly stateDir = resolve(setting('KEYSTEAD_STATE_DIR', join(root, '.keystead')));
@@ -178,19 +183,24 @@ export class Installation {
   async stop(): Promise<void> {
     if (this.#isStopping) return;
     this.#isStopping = true;
+    const deadlineMs = performance.now() + stopWithinMs;
+    void this.#infrastructure?.then(
+      ({ postgresql }) => postgresql.prepareStop?.(),
+      () => undefined,
+    );
     await Promise.allSettled(this.#beforeServices.map((stop) => stop()));
-    await Promise.allSettled([...this.services.values()].map((service) => service.stop(1_700)));
-    await Promise.allSettled([this.#inbox?.stop(), this.#stopInfrastructure()]);
+    await stopServices(this.services.values(), 1_700);
+    await Promise.allSettled([this.#inbox?.stop(), this.#stopInfrastructure(deadlineMs)]);
     this.#release();
   }
 
-  async #stopInfrastructure(): Promise<void> {
+  async #stopInfrastructure(deadlineMs: number): Promise<void> {
     // A start that was interrupted may still be on its way.
     const infrastructure = await Promise.race([
       this.#infrastructure?.catch(() => undefined),
       delay(2_500, undefined),
     ]);
-    await infrastructure?.stop();
+    await infrastructure?.stop(Math.max(500, deadlineMs - performance.now()));
   }
 
   async #reviveService(service: ServiceName, how: string): Promise<void> {

@@ -171,6 +171,10 @@ describe('npm start', () => {
     expect(code, first.output).toBe(0);
     expect(tookMs).toBeLessThan(5_000);
     expect(leftovers(agents)).toEqual([]);
+    // Each part could say its last word: who is to hear it ends later.
+    const said = readFileSync(join(stateDir, 'logs', 'gateway.log'), 'utf8');
+    expect(said).toContain('stopping');
+    expect(said).not.toContain('monitoring does not know');
     await expect(fetch(`${first.address('API')}/readyz`)).rejects.toThrow();
     await expect(fetch(first.address('Inbox'))).rejects.toThrow();
   });

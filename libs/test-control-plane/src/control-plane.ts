@@ -24,7 +24,7 @@ import {
   type InstallationSettings,
   serviceEnvironment,
 } from './installation/service-environment.ts';
-import { repository, ServiceProcess } from './installation/service-process.ts';
+import { repository, ServiceProcess, stopServices } from './installation/service-process.ts';
 
 export interface ControlPlaneOptions {
   /** Added to what every service reads; over what is made up here. */
@@ -184,7 +184,7 @@ async function start(
     serviceNames.map((service) => [service, create(service, service)]),
   ) as Record<ServiceName, ServiceProcess>;
   const all: ServiceProcess[] = Object.values(services);
-  undo.push(() => Promise.all(all.map((each) => each.stop())));
+  undo.push(() => stopServices(all));
 
   const wanted = options.services ?? serviceNames;
   for (const service of wanted) services[service].launch();

@@ -69,7 +69,7 @@ export interface Infrastructure {
   /** As its administrator, who makes databases; no database is named. */
   readonly mysqlUrl: string;
   readonly mariadb: RunningServer;
-  readonly stop: () => Promise<void>;
+  readonly stop: (withinMs?: number) => Promise<void>;
 }
 
 interface Secrets {
@@ -150,8 +150,8 @@ export async function startInfrastructure(options: InfrastructureOptions): Promi
     return password;
   };
 
-  const stop = async () => {
-    const stopped = await Promise.allSettled(running.map((server) => server.stop()));
+  const stop = async (withinMs?: number) => {
+    const stopped = await Promise.allSettled(running.map((server) => server.stop(withinMs)));
     for (const result of stopped) {
       if (result.status === 'rejected') console.error(String(result.reason));
     }

@@ -83,7 +83,7 @@ export async function startNats(options: NatsOptions): Promise<RunningServer> {
     host: '127.0.0.1',
     port,
     pid: () => child.pid,
-    stop: () => child.stop(),
+    stop: (withinMs) => child.stop(withinMs),
     kill: () => child.kill(),
     restart: () => child.start(),
     // It keeps nothing on disk: a new process has forgotten everything.

@@ -115,8 +115,9 @@ export async function startPostgresql(options: PostgresqlOptions): Promise<Runni
     host: '127.0.0.1',
     port,
     pid: () => child.pid,
-    stop: async () => {
-      await child.stop(2_000);
+    prepareStop: () => checkpoint(port, password),
+    stop: async (withinMs = 2_000) => {
+      await child.stop(withinMs);
       if (temporary) rmSync(data, { recursive: true, force: true });
     },
     kill: () => child.kill(),
@@ -236,7 +237,14 @@ function postgresEnvironment(programs: PostgresPrograms): NodeJS.ProcessEnv {
   };
 }
 
-async function acceptsQueries(port: number, password: string): Promise<boolean> {
+const acceptsQueries = (port: number, password: string) => answers(port, password, 'select 1');
+
+/** Writes what the shutdown would have to write: little is left for it. */
+async function checkpoint(port: number, password: string): Promise<void> {
+  await answers(port, password, 'checkpoint');
+}
+
+async function answers(port: number, password: string, query: string): Promise<boolean> {
   const client = new pg.Client({
     host: '127.0.0.1',
     port,
@@ -248,7 +256,7 @@ async function acceptsQueries(port: number, password: string): Promise<boolean> 
   client.on('error', () => undefined);
   try {
     await client.connect();
-    await client.query('select 1');
+    await client.query(query);
     return true;
   } catch {
     return false;

@@ -79,8 +79,8 @@ export async function startRedis(options: RedisOptions): Promise<RunningServer> 
     host: '127.0.0.1',
     port,
     pid: () => child.pid,
-    stop: async () => {
-      await child.stop();
+    stop: async (withinMs) => {
+      await child.stop(withinMs);
       if (temporary) rmSync(folder, { recursive: true, force: true });
     },
     kill: () => child.kill(),

@@ -14,7 +14,10 @@ export interface RunningServer {
   readonly port: number;
   /** The process to look for, when it is a child of ours. */
   readonly pid: () => number | undefined;
-  stop(): Promise<void>;
+  /** In order; by force where that takes longer than the time given. */
+  stop(withinMs?: number): Promise<void>;
+  /** While its clients end: what `stop` would take longer for. Never rejects. */
+  prepareStop?(): Promise<void>;
   /** As a crash: SIGKILL. */
   kill(): Promise<void>;
   /** Starts it again on the same port and data, after `kill` or `stop`. */
