@@ -21,7 +21,11 @@ export interface DecisionJournalOptions {
   folder: string;
   now: () => number;
   log: Pick<Logger, 'warn'>;
-  limits?: Partial<Record<'entriesPerWindow' | 'fileBytes' | 'closedBytesMax', number>>;
+  limits?: Partial<
+    Record<'entriesPerWindow' | 'entriesWaitingMax' | 'fileBytes' | 'closedBytesMax', number>
+  >;
+  /** The operating system's but in tests of disks that hang. */
+  append?: typeof appendFile;
 }
 
 export interface Decided {
@@ -52,6 +56,9 @@ export class DecisionJournal {
   #timer: NodeJS.Timeout | undefined;
   /** Writes follow each other. */
   #writing: Promise<void> = Promise.resolve();
+  #entriesWaiting = 0;
+  /** Decisions that no window was written for, told by the next one that is. */
+  #dropped = 0;
   #hasFailed = false;
   /** What was written last may have no end: a crash, a full disk. */
   #mayBeTorn = true;
@@ -59,8 +66,11 @@ export class DecisionJournal {
   /** @throws where the folder cannot be made */
   constructor(options: DecisionJournalOptions) {
     this.#options = options;
-    const { entriesPerWindow, fileBytes, closedBytesMax } = replayLimits;
-    this.#limits = { entriesPerWindow, fileBytes, closedBytesMax, ...options.limits };
+    const { entriesPerWindow, entriesWaitingMax, fileBytes, closedBytesMax } = replayLimits;
+    this.#limits = {
+      ...{ entriesPerWindow, entriesWaitingMax, fileBytes, closedBytesMax },
+      ...options.limits,
+    };
     makePrivateFolder(options.folder);
     this.#file = join(options.folder, 'decisions.jsonl');
   }
@@ -107,15 +117,26 @@ export class DecisionJournal {
   flush(): Promise<void> {
     const window = this.#window;
     this.#window = undefined;
-    if (window !== undefined) {
+    const { size = 0 } = window?.entries ?? {};
+    if (window !== undefined && this.#entriesWaiting + size > this.#limits.entriesWaitingMax) {
+      this.#dropped += countOf(window);
+    } else if (window !== undefined) {
+      this.#entriesWaiting += size;
       this.#writing = this.#writing
-        .then(() => this.#write(window))
+        .then(() => {
+          window.notKept += this.#dropped;
+          this.#dropped = 0;
+          return this.#write(window);
+        })
         .catch((error) => {
           if (!this.#hasFailed) {
             this.#options.log.warn({ err: error }, 'the journal of decisions cannot be written');
           }
           this.#hasFailed = true;
           this.#mayBeTorn = true;
+        })
+        .finally(() => {
+          this.#entriesWaiting -= size;
         });
     }
     return this.#writing;
@@ -167,7 +188,8 @@ export class DecisionJournal {
   async #append(lines: readonly string[]): Promise<void> {
     if (lines.length === 0) return;
     const start = this.#mayBeTorn ? '\n' : '';
-    await appendFile(this.#file, `${start}${lines.join('\n')}\n`, { mode: 0o600 });
+    const { append = appendFile } = this.#options;
+    await append(this.#file, `${start}${lines.join('\n')}\n`, { mode: 0o600 });
     this.#mayBeTorn = false;
     await pause(0);
   }
@@ -223,6 +245,10 @@ export class DecisionJournal {
       firstMs: Number(firstMs),
     }));
   }
+}
+
+function countOf({ entries, notKept }: Window): number {
+  return [...entries.values()].reduce((sum, { count }) => sum + count, notKept);
 }
 
 function windowOf(atMs: number): number {

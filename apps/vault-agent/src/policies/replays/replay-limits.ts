@@ -4,6 +4,8 @@ export const replayLimits = {
   windowMs: 60_000,
   // Different decisions of a minute; whoever asks for ever new names fills no disk and pushes little out.
   entriesPerWindow: 5_000,
+  // Entries that wait for a disk that hangs, some 20 MB; what comes then is only counted.
+  entriesWaitingMax: 20_000,
   // A file of the journal is closed at this size or age, and compressed to about a tenth.
   fileBytes: 4 * 1024 * 1024,
   fileMaxAgeMs: 24 * 3_600_000,

@@ -1,4 +1,5 @@
 import { appendFileSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { appendFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import {
@@ -240,6 +241,28 @@ test('files are closed, compressed and read again; the oldest make room', async 
   const result = await replayed(draft);
   expect(result.decisions).toBe(100 * closed.length);
   expect(result.fromMs).toBeGreaterThan(noon + 60_000);
+});
+
+test('a disk that hangs fills no memory: a few entries wait, what comes then is counted, and said when it is well', async () => {
+  const hanging = Promise.withResolvers<void>();
+  const append: typeof appendFile = async (...given) => {
+    await hanging.promise;
+    await appendFile(...given);
+  };
+  const limits = { entriesWaitingMax: 3 };
+  const slow = new DecisionJournal({ folder, now: () => nowMs, log, append, limits });
+  for (let minute = 0; minute < 20; minute += 1) {
+    for (let time = 0; time < 2; time += 1) slow.note(request('ci', `s${minute}`), allowed);
+    void slow.flush();
+    nowMs += 60_000;
+  }
+  hanging.resolve();
+  await slow.flush();
+  const file = join(folder, 'decisions.jsonl');
+  expect(readFileSync(file, 'utf8').match(/"secret"/g)).toHaveLength(3);
+  slow.note(request('ci', 'last'), allowed);
+  await slow.flush();
+  expect(readFileSync(file, 'utf8')).toContain('"notKept":34}');
 });
 
 test('the event loop is never held for a tenth of a second, and most of its time is left to others', async () => {
