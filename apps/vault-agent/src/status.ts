@@ -33,8 +33,12 @@ export async function readStatus(config: string): Promise<AgentStatus> {
               `last heard ${controlPlane.lastContactAt ?? 'never in this run'}`,
             ]),
         `policies   ${policiesOf(facts)}`,
-        `queue      ${queue.waiting} waiting, ${queue.refused} refused`,
-        ...(isAlone ? [] : [`identity   until ${controlPlane.certificate?.expiresAt ?? 'none'}`]),
+        ...(isAlone
+          ? []
+          : [
+              `queue      ${queue.waiting} waiting, ${queue.refused} refused`,
+              `identity   until ${controlPlane.certificate?.expiresAt ?? 'none'}`,
+            ]),
       ].join('\n'),
     };
   } catch (error) {
@@ -75,12 +79,27 @@ function ask(address: string, { configuration, locate }: LoadedConfiguration): P
 }
 
 function policiesOf({ policySet }: Health): string {
-  const { number, configurationDigest } = policySet ?? {};
+  const { number, configurationDigest, decides, staleness } = policySet ?? {};
   const configuration = (configurationDigest ?? '').slice(0, 12);
-  return number == null
-    ? 'no set: roles decide alone, or everything is denied (see GET /v1/policy)'
-    : `set ${number}${configuration === '' ? '' : `, configuration ${configuration}`}`;
+  const set = `set ${number}${configuration === '' ? '' : `, configuration ${configuration}`}`;
+  const held = number == null ? 'no set' : set;
+  if (decides == null) return held;
+  const age = decides === 'policies' && staleness != null ? `; ${stale[staleness]}` : '';
+  return `${held}: ${deciding[decides]}${age}`;
 }
+
+const deciding = {
+  roles: 'roles decide alone',
+  policies: 'roles decide, then its policies',
+  refused: 'everything is denied until a set comes that can be used',
+  override: 'an emergency override is in force, policies are not asked',
+} as const;
+
+const stale = {
+  keep: 'the control plane is silent for longer than the set allows, which changes nothing',
+  restrict: 'the control plane is silent for longer than the set allows: reading alone',
+  deny: 'the control plane is silent for longer than the set allows: everything is denied',
+} as const;
 
 interface Health extends Record<string, unknown> {
   version: string;
@@ -102,5 +121,7 @@ interface Health extends Record<string, unknown> {
     number: number | null;
     digest: string | null;
     configurationDigest: string | null;
+    decides?: keyof typeof deciding | null;
+    staleness?: keyof typeof stale | null;
   };
 }

@@ -576,7 +576,9 @@ test('status tells a running agent from one that is not', { timeout: 30_000 }, a
   const { code, output } = await ask('--json');
   expect(code).toBe(0);
   expect(JSON.parse(output)).toMatchObject({ running: true, vaultId: plane.vaultId });
-  expect((await ask()).output).toContain('connected');
+  const { output: text } = await ask();
+  expect(text).toContain('connected');
+  expect(text).toContain('no set: roles decide alone');
 });
 
 test('a command ends in order when the reader of its output went early', {

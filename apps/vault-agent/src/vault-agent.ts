@@ -430,8 +430,10 @@ export class VaultAgent implements HealthSource {
 
   /** Numbers and digests alone: nobody has to say who they are to read them. */
   #policyHealth() {
-    const { held, configuration } = this.#guarded?.policies ?? {};
+    const { held, configuration, decides } = this.#guarded?.policies ?? {};
     return {
+      decides: decides ?? null,
+      staleness: held?.staleness ?? null,
       number: held?.held?.version ?? null,
       digest: held?.held?.digest ?? null,
       configurationDigest: configuration?.digest ?? null,

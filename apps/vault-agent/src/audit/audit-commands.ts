@@ -239,7 +239,7 @@ function verificationText(log: string, verified: Verified): string {
 // What terminals would act on does not reach them.
 const printable = (text: string) => text.replaceAll(/[\p{Cc}\u202a-\u202e\u2066-\u2069]/gu, '?');
 
-/** One line for a person: when, what came of it, what, on what, by whom, and what decided. */
+/** One line for a person: when, what came of it, what, on what, by whom, why, and what decided. */
 export function entryText(entry: OperationLine): string {
   const about = [entry.namespace, entry.secret].filter((part) => part !== undefined).join(':');
   return `${printable(
@@ -252,6 +252,7 @@ export function entryText(entry: OperationLine): string {
       `by ${entry.identity.name || entry.identity.id || entry.identity.kind}`,
       entry.address === '' ? '' : `from ${entry.address}`,
       entry.code ?? '',
+      typeof entry.context?.reason === 'string' ? `(${entry.context.reason})` : '',
       entry.decidedBy?.length ? `decided by ${entry.decidedBy.join(', ')}` : '',
     ]
       .filter((part) => part !== '')

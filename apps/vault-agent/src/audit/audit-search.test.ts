@@ -160,4 +160,6 @@ test('a line for a person says which roles and policies decided, where any did',
   expect(entryText(decided)).toContain('decided by reader, office-hours\n');
   const { decidedBy: _decidedBy, ...undecided } = entry;
   expect(entryText(undecided)).not.toContain('decided');
+  const refused = { ...undecided, code: 'invalid_credentials', context: { reason: 'expired' } };
+  expect(entryText(refused as OperationLine)).toContain('invalid_credentials  (expired)\n');
 });

@@ -25,6 +25,15 @@ export class PolicyView {
     this.#parts = parts;
   }
 
+  /** What is asked after roles have permitted. */
+  get decides(): HeldPolicyFacts['decides'] {
+    const { held, overrides } = this.#parts;
+    const compiled = held?.active?.compiled;
+    if (overrides.active !== undefined) return 'override';
+    if (compiled === undefined || isEmpty(compiled)) return 'roles';
+    return compiled.refusal === undefined ? 'policies' : 'refused';
+  }
+
   read(): HeldPolicyFacts {
     const { held, overrides, decider, clock } = this.#parts;
     const active = held?.active;
@@ -45,14 +54,7 @@ export class PolicyView {
                 isStale: held?.staleness !== undefined,
               },
             },
-      decides:
-        override !== undefined
-          ? 'override'
-          : active === undefined || isEmpty(active.compiled)
-            ? 'roles'
-            : isRefusing
-              ? 'refused'
-              : 'policies',
+      decides: this.decides,
       override:
         override === undefined
           ? null

@@ -132,6 +132,11 @@ export class VaultPolicies {
     held.onTimeTold = (unixMs) => this.clock.agree(unixMs);
   }
 
+  /** What is asked after roles have permitted. */
+  get decides(): PolicyView['decides'] {
+    return this.#view.decides;
+  }
+
   handlers(): AgentHandler[] {
     return policyHandlers(this.approvals, this.#view);
   }
