@@ -1,4 +1,4 @@
-import { type ChildProcess, spawn } from 'node:child_process';
+import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import {
   existsSync,
@@ -529,8 +529,8 @@ test('a set turns on a receiver that the owner named and locks the agent of who 
   }
 });
 
-test('a changed configuration is told by section at the next start', {
-  timeout: 30_000,
+test('a changed configuration is told by section at the next start, and a full disk undoes no change and no end', {
+  timeout: 40_000,
 }, async () => {
   await enroll();
   const first = run();
@@ -542,11 +542,21 @@ test('a changed configuration is told by section at the next start', {
     file,
     readFileSync(file, 'utf8').replace('retention_days: 365', 'retention_days: 30'),
   );
-  run();
+  const second = run();
   await plane.until(() => plane.count('configurationChanged') === 1);
   const told = plane.heard.find(({ kind }) => kind === 'configurationChanged');
   const content = told?.message.payload?.content;
   expect(content?.$case === 'event' && content.value.kind?.value).toMatchObject({ sections: [5] });
+  execFileSync('prlimit', ['--pid', String(second.process.pid), '--fsize=1:unlimited']);
+  writeFileSync(
+    file,
+    readFileSync(file, 'utf8').replace('retention_days: 30', 'retention_days: 60'),
+  );
+  second.process.kill('SIGHUP');
+  await plane.until(() => second.output().includes('the configuration was read again'));
+  expect(second.output()).toContain('an event could not be written down');
+  second.process.kill('SIGTERM');
+  expect(await second.exited).toBe(0);
 });
 
 test('a port that is taken is a clear error', { timeout: 30_000 }, async () => {

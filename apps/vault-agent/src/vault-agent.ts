@@ -158,10 +158,7 @@ export class VaultAgent implements HealthSource {
           configured: () => guarded.policies.configuration,
           audit: (number, isTaken, facts) => guarded.policies.auditSet(number, isTaken, facts),
           now: Date.now,
-          record: (kind) => {
-            queue.append(kind, Date.now());
-            this.#link?.wake();
-          },
+          record: (kind) => reporting.upward.tell(kind),
           log: this.#log,
         })
       : undefined;
@@ -257,12 +254,14 @@ export class VaultAgent implements HealthSource {
       within(this.#approvalReports?.stop(), 600),
     ]);
     await Promise.all([within(this.#journal?.stop(), 600), within(this.#reporting?.stop(), 600)]);
-    this.#queue?.append(
-      { $case: 'shutDown', value: { uptimeSeconds: Math.floor(process.uptime()) } },
-      Date.now(),
+    this.#note((queue) =>
+      queue.append(
+        { $case: 'shutDown', value: { uptimeSeconds: Math.floor(process.uptime()) } },
+        Date.now(),
+      ),
     );
     await this.#link?.stop();
-    this.#queue?.endCleanly();
+    this.#note((queue) => queue.endCleanly());
     await this.#guarded?.close();
     this.#gauges.stop();
     this.#queue?.close();
@@ -282,18 +281,29 @@ export class VaultAgent implements HealthSource {
     const changed = sectionNames.filter((name) => before.digests[name] !== loaded.digests[name]);
     this.#loaded = loaded;
     if (changed.length === 0) return [];
-    this.#queue?.append(
-      {
-        $case: 'configurationChanged',
-        value: {
-          previousDigest: before.digest,
-          digest: loaded.digest,
-          sections: sectionsOf(changed),
+    this.#note((queue) =>
+      queue.append(
+        {
+          $case: 'configurationChanged',
+          value: {
+            previousDigest: before.digest,
+            digest: loaded.digest,
+            sections: sectionsOf(changed),
+          },
         },
-      },
-      Date.now(),
+        Date.now(),
+      ),
     );
     return changed.filter((name) => needsRestart(name, before, loaded));
+  }
+
+  /** Of what is done already: a disk that is full undoes nothing, and holds up nothing that follows. */
+  #note(write: (queue: DurableQueue) => void): void {
+    try {
+      if (this.#queue !== undefined) write(this.#queue);
+    } catch (error) {
+      this.#log.error({ error: String(error) }, 'an event could not be written down');
+    }
   }
 
   /** Takes over what the policy set says of the configuration and the file does not. */

@@ -39,7 +39,7 @@ export interface HeldPoliciesOptions {
   configured?: () => Pick<EffectiveConfiguration, 'digest' | 'unknownDestinations'> | undefined;
   /** For the owner's audit: what became of a set, in words, and whether it decides. */
   audit?: (number: number, isTaken: boolean, facts: Record<string, string>) => void;
-  /** Kept for the control plane until its receipt. */
+  /** Kept for the control plane until its receipt. Never throws: what is reported has happened. */
   record: (kind: EventKind) => void;
   log: Pick<Logger, 'info' | 'warn' | 'error'>;
 }
