@@ -226,6 +226,7 @@ export class BackupRunner {
       };
       const caller = systemCaller('backup', row.id, now());
       const made = await door.perform(caller, errand, async () => {
+        this.#requireSomewhere(asked);
         const backup = await this.#make(backupId, contentsOf(asked, this.#options), signal);
         bytes = backup.manifest.bytes;
         await step('made');
@@ -379,7 +380,7 @@ export class BackupRunner {
     signal: AbortSignal,
     step: (step: BackupStep) => void | Promise<void>,
   ): Promise<void> {
-    const failures = new Map<string, unknown>();
+    const failures = this.#notConfigured(asked);
     for (const destination of this.#chosen(asked)) {
       try {
         await destination.removeUnfinished(`keystead-${manifest.vaultId}-`, signal);
@@ -394,22 +395,26 @@ export class BackupRunner {
         failures.set(destination.label, error);
       }
     }
-    for (const label of asked.destinations ?? []) {
-      if (this.#options.destinations.some((destination) => destination.label === label)) continue;
-      failures.set(
-        label,
-        new DestinationError(
-          label,
-          'misconfigured',
-          'is not configured at the agent that makes the backup: start it anew when vault.yaml has changed',
-        ),
-      );
-    }
     if (failures.size > 0) throw new SomeFailed(failures);
-    // What lies nowhere is no backup.
-    if (this.#chosen(asked).length === 0) {
-      throw new DestinationError('backup', 'misconfigured', 'no destination is configured');
-    }
+  }
+
+  /** What lies nowhere is no backup, and is not made. @throws SomeFailed, DestinationError */
+  #requireSomewhere(asked: Asked): void {
+    if (this.#chosen(asked).length > 0) return;
+    const failures = this.#notConfigured(asked);
+    if (failures.size > 0) throw new SomeFailed(failures);
+    throw new DestinationError('backup', 'misconfigured', 'no destination is configured');
+  }
+
+  #notConfigured({ destinations = [] }: Asked): Map<string, unknown> {
+    const known = new Set(this.#options.destinations.map(({ label }) => label));
+    const why =
+      'is not configured at the agent that makes the backup: start it anew when vault.yaml has changed';
+    return new Map(
+      destinations
+        .filter((label) => !known.has(label))
+        .map((label) => [label, new DestinationError(label, 'misconfigured', why)]),
+    );
   }
 
   /** Removes what need not be kept, the manifest first, and files that never got one. */

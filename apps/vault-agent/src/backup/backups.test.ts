@@ -557,7 +557,12 @@ test('a failure is tried again with growing pauses, where it failed alone; the l
 });
 
 test('what lies at no destination has not succeeded, whoever was asked and whoever makes it', async () => {
-  const maker = await filled({ destinations: [], settings: { schedule: '0 * * * *' } });
+  const steps: string[] = [];
+  const maker = await filled({
+    destinations: [],
+    settings: { schedule: '0 * * * *' },
+    onStep: (step) => void steps.push(step),
+  });
   const asker = await open({ holder: 'a command' });
   const asked = await asker.backups.request(caller, {});
   await maker.runner.runWaiting();
@@ -573,6 +578,8 @@ test('what lies at no destination has not succeeded, whoever was asked and whoev
   const { items } = await maker.backups.runs({ limit: 10 });
   expect(items.map(({ state }) => state)).toEqual(['waiting', 'waiting']);
   expect(maker.reports.map(({ outcome }) => outcome)).toEqual(['failed', 'failed']);
+  // Nothing is read and sealed for nowhere.
+  expect(steps).toEqual(['begun', 'begun']);
 });
 
 test('one destination that is damaged or away does not matter where another has the backup', async () => {
