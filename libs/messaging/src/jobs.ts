@@ -17,12 +17,16 @@ export interface Duty {
   work: () => Promise<void>;
 }
 
+/** Duties and reminders take some milliseconds; one that takes longer is done by the next process. */
+const finishWithinMs = 500;
+
 const removeAlways = { removeOnComplete: true, removeOnFail: true } as const;
 
 export class Jobs {
   readonly #options: JobsOptions;
   readonly #connections: Redis[] = [];
   readonly #closing: (() => Promise<unknown>)[] = [];
+  readonly #underWay = new Set<Promise<unknown>>();
   #closed = false;
 
   constructor(options: JobsOptions) {
@@ -49,7 +53,7 @@ export class Jobs {
     let running = false;
     let again = false;
     let lastRun = performance.now();
-    const run = async () => {
+    const runOnce = async () => {
       if (running || this.#closed) {
         again = true;
         return;
@@ -68,6 +72,7 @@ export class Jobs {
         lastRun = performance.now();
       }
     };
+    const run = () => this.#follow(runOnce());
 
     const name = `duty-${duty.name}`;
     const queue = new Queue(name, { connection: this.#connect(false) });
@@ -108,8 +113,8 @@ export class Jobs {
     const queue = new Queue(name, { connection: this.#connect(false) });
     const worker = new Worker(
       name,
-      async (job: Job<{ id: string; organizationId: string }>) =>
-        work(job.data.id, job.data.organizationId),
+      (job: Job<{ id: string; organizationId: string }>) =>
+        this.#follow(work(job.data.id, job.data.organizationId)),
       { connection: this.#connect(true), concurrency },
     );
     queue.on('error', (error) => this.#options.onError(error, name));
@@ -138,8 +143,16 @@ export class Jobs {
     await this.#connections[0]?.ping();
   }
 
+  #follow<T>(work: Promise<T>): Promise<T> {
+    this.#underWay.add(work);
+    return work.finally(() => this.#underWay.delete(work));
+  }
+
+  /** What is under way may end, within a time: the database is there until then. */
   async close(): Promise<void> {
     this.#closed = true;
+    const late = new Promise<void>((resolve) => setTimeout(resolve, finishWithinMs).unref());
+    await Promise.race([Promise.allSettled(this.#underWay), late]);
     await Promise.allSettled(this.#closing.map((close) => close()));
     for (const connection of this.#connections) connection.disconnect();
   }

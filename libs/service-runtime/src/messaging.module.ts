@@ -10,17 +10,23 @@ import {
 } from '@keystead/messaging/bus-handlers';
 import { Jobs } from '@keystead/messaging/jobs';
 import { readServiceKeys } from '@keystead/messaging/service-token';
-import { type DynamicModule, Module, type OnApplicationShutdown } from '@nestjs/common';
+import {
+  type BeforeApplicationShutdown,
+  type DynamicModule,
+  Module,
+  type OnApplicationShutdown,
+} from '@nestjs/common';
 import { APP_FILTER, APP_GUARD, APP_INTERCEPTOR } from '@nestjs/core';
 import type { RuntimeOptions } from './environment.ts';
 import type { Logger } from './log.ts';
 
 export const LOG = Symbol('LOG');
 
-const closing = new Set<{ close: () => Promise<void> }>();
+const openJobs = new Set<Jobs>();
+const openBuses = new Set<Bus>();
 
 @Module({})
-export class MessagingModule implements OnApplicationShutdown {
+export class MessagingModule implements BeforeApplicationShutdown, OnApplicationShutdown {
   static forRoot(options: RuntimeOptions, log: Logger): DynamicModule {
     const { service, environment } = options;
     const keys = readServiceKeys(
@@ -33,8 +39,8 @@ export class MessagingModule implements OnApplicationShutdown {
       redisUrl: environment.KEYSTEAD_REDIS_URL,
       onError: (error, what) => log.warn({ err: error, what }, 'a job or its queue failed'),
     });
-    closing.add(jobs);
-    closing.add(bus);
+    openJobs.add(jobs);
+    openBuses.add(bus);
     return {
       module: MessagingModule,
       providers: [
@@ -54,8 +60,14 @@ export class MessagingModule implements OnApplicationShutdown {
     };
   }
 
+  /** Before any module closes what duties need, as the database. */
+  async beforeApplicationShutdown(): Promise<void> {
+    for (const jobs of openJobs) await jobs.close();
+    openJobs.clear();
+  }
+
   async onApplicationShutdown(): Promise<void> {
-    for (const part of closing) await part.close();
-    closing.clear();
+    for (const bus of openBuses) await bus.close();
+    openBuses.clear();
   }
 }
