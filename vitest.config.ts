@@ -35,8 +35,11 @@ const long = [
   'libs/policy-engine/src/decide',
   'libs/policy-engine/src/validate',
 ].map((name) => `${name}.test.ts`);
+// What is waited for comes at once, or late on a busy machine, which is no failure.
+const patient = { expect: { poll: { timeout: 8_000 } } };
 const alone = `${sources}/**/faults.e2e.test.ts`;
 const endToEnd = {
+  ...patient,
   globalSetup: ['libs/test-control-plane/src/vitest-setup.ts'],
   testTimeout: atMost(240_000),
   hookTimeout: 240_000,
@@ -51,6 +54,7 @@ export default defineConfig({
       {
         ...shared,
         test: {
+          ...patient,
           name: 'unit',
           include: [`${sources}/**/*.test.ts`],
           exclude: [...ignored, ...long, '**/*.int.test.ts', '**/*.e2e.test.ts'],
@@ -60,11 +64,12 @@ export default defineConfig({
       {
         ...shared,
         // Many times what they take: a busy machine is no failure.
-        test: { name: 'unit-long', include: long, testTimeout: atMost(60_000) },
+        test: { ...patient, name: 'unit-long', include: long, testTimeout: atMost(60_000) },
       },
       {
         ...shared,
         test: {
+          ...patient,
           name: 'int',
           include: [`${sources}/**/*.int.test.ts`],
           exclude: ignored,

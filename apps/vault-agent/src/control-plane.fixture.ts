@@ -211,7 +211,7 @@ export class ControlPlane {
     return this.heard.filter((heard) => heard.kind === kind).length;
   }
 
-  async until(condition: () => boolean, withinMs = 10_000): Promise<void> {
+  async until(condition: () => boolean, withinMs = 30_000): Promise<void> {
     const endMs = performance.now() + withinMs;
     while (!condition()) {
       if (performance.now() > endMs) throw new Error(`not within ${withinMs} ms`);

@@ -521,7 +521,7 @@ function frame(message: Buffer): Buffer {
   return Buffer.concat([head, message]);
 }
 
-async function waitFor(condition: () => boolean, withinMs = 5_000): Promise<void> {
+async function waitFor(condition: () => boolean, withinMs = 8_000): Promise<void> {
   const deadline = performance.now() + withinMs;
   while (!condition()) {
     if (performance.now() > deadline) throw new Error('not within the deadline');

@@ -14,7 +14,7 @@ import {
 } from '@keystead/agent-protocol/test-authority.fixture';
 import { newUuid, toId } from '@keystead/contracts/ids';
 import { limits } from '@keystead/contracts/limits';
-import { afterEach, beforeEach, expect, test, vi } from 'vitest';
+import { afterEach, beforeEach, expect, test } from 'vitest';
 import { AgentLink } from './agent-link.ts';
 import { MemoryBackend } from './memory-backend.fixture.ts';
 import { TestSession } from './test-session.fixture.ts';
@@ -636,9 +636,9 @@ test('an agent that does not hold its set is told, and gets it in parts below th
     },
   });
   await session.next('heartbeatAnswer');
-  await vi.waitFor(() =>
-    expect(backend.deliveries.at(-1)?.held).toEqual({ number: 3, digest: set.digest }),
-  );
+  await expect
+    .poll(() => backend.deliveries.at(-1)?.held)
+    .toEqual({ number: 3, digest: set.digest });
   expect(link.counters.policyCommandsSent).toBe(1);
 });
 
@@ -695,7 +695,7 @@ test('a draft is for those who were told to replay it, and who has no word for t
   backend.policySets.set(other.digest, other.content);
   expect(await download(session, { ...other, number: 0 })).toHaveLength(0);
   session.send(4, { $case: 'commandAnswer', value: { number: 7, outcome: 4 } });
-  await vi.waitFor(() => expect(backend.deliveries.at(-1)?.unsupported).toEqual([7]));
+  await expect.poll(() => backend.deliveries.at(-1)?.unsupported).toEqual([7]);
 });
 
 test('agents are told when the policy service is back', async () => {
@@ -706,7 +706,7 @@ test('agents are told when the policy service is back', async () => {
     throw new Error('away');
   };
   const session = await welcomed();
-  await vi.waitFor(() => expect(link.counters.policyCallsFailed).toBe(1));
+  await expect.poll(() => link.counters.policyCallsFailed).toBe(1);
   backend.delivering = delivering;
   await session.next('command');
 });

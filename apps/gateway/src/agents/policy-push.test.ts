@@ -1,5 +1,5 @@
 import { newUuid } from '@keystead/contracts/ids';
-import { beforeEach, expect, test, vi } from 'vitest';
+import { beforeEach, expect, test } from 'vitest';
 import { zeroCounters } from './agent-link-counters.ts';
 import type { AgentSession } from './agent-session.ts';
 import { PolicyPush } from './policy-push.ts';
@@ -71,47 +71,47 @@ test('an agent that fetches its set is not told again, one that fetches nothing 
   ask(fetching, 0);
   nowMs += 2_000;
   push.tick([idle, fetching]);
-  await vi.waitFor(() => expect(askedAbout).toEqual(['idle']));
+  await expect.poll(() => askedAbout).toEqual(['idle']);
   nowMs += 30_000;
   push.tick([fetching]);
-  await vi.waitFor(() => expect(askedAbout).toEqual(['idle', 'fetching']));
+  await expect.poll(() => askedAbout).toEqual(['idle', 'fetching']);
 });
 
 test('an agent is asked about again at once while there is more to tell it than one answer carries', async () => {
   waiting = 3;
   push.mark(sessionOf('busy'));
   push.flush();
-  await vi.waitFor(() => expect(waiting).toBe(0));
+  await expect.poll(() => waiting).toBe(0);
   expect(askedAbout).toEqual(['busy', 'busy', 'busy']);
 });
 
 test('an agent whose request waits for its turn is not told again, however long that takes', async () => {
   const crowd = Array.from({ length: 70 }, (_, at) => sessionOf(`agent ${at}`));
   for (const session of crowd) ask(session, 0);
-  await vi.waitFor(() => expect(sent).toHaveLength(64));
+  await expect.poll(() => sent).toHaveLength(64);
   nowMs += 60_000;
   push.tick(crowd.slice(64));
   for (const { taken } of sent.splice(0)) taken();
-  await vi.waitFor(() => expect(sent).toHaveLength(6));
+  await expect.poll(() => sent).toHaveLength(6);
   expect(askedAbout).toEqual([]);
 });
 
 test('who has a part goes before who has none, and takes no more than three of four turns', async () => {
   const first = Array.from({ length: 64 }, (_, at) => sessionOf(`first ${at}`));
   for (const session of first) ask(session, 0);
-  await vi.waitFor(() => expect(sent).toHaveLength(64));
+  await expect.poll(() => sent).toHaveLength(64);
   const inFlight = sent.splice(0);
   const later = Array.from({ length: 40 }, (_, at) => sessionOf(`later ${at}`));
   for (const session of later) ask(session, 0);
   for (const session of first) ask(session, 32_768);
   for (const { taken } of inFlight) taken();
-  await vi.waitFor(() => expect(sent).toHaveLength(64));
+  await expect.poll(() => sent).toHaveLength(64);
   const turns = sent.map(({ name }) => (name.startsWith('first') ? 'first' : 'later'));
   expect(turns.filter((turn) => turn === 'later')).toHaveLength(16);
   expect(turns.slice(0, 8).filter((turn) => turn === 'later')).toHaveLength(2);
   // One that is gone is not served.
   for (const session of later) push.forget(session);
   for (const { taken } of sent.splice(0)) taken();
-  await vi.waitFor(() => expect(sent).toHaveLength(16));
+  await expect.poll(() => sent).toHaveLength(16);
   expect(sent.every(({ name }) => name.startsWith('first'))).toBe(true);
 });

@@ -127,7 +127,7 @@ export class TestSession {
   }
 
   /** The next answer of a kind, after those already taken. */
-  async next<C extends AnswerCase>(kind: C, withinMs = 5_000): Promise<AnswerValue<C>> {
+  async next<C extends AnswerCase>(kind: C, withinMs = 8_000): Promise<AnswerValue<C>> {
     const find = () => this.received.findIndex((answer) => answer.$case === kind);
     await this.until(() => find() >= 0 || this.ended, withinMs);
     const [answer] = find() < 0 ? [] : this.received.splice(find(), 1);
@@ -137,12 +137,12 @@ export class TestSession {
     return answer.value as AnswerValue<C>;
   }
 
-  async finish(withinMs = 5_000): Promise<number | undefined> {
+  async finish(withinMs = 8_000): Promise<number | undefined> {
     await this.until(() => this.ended, withinMs);
     return this.status;
   }
 
-  async until(condition: () => boolean, withinMs = 5_000): Promise<void> {
+  async until(condition: () => boolean, withinMs = 8_000): Promise<void> {
     const endMs = performance.now() + withinMs;
     while (!condition()) {
       const leftMs = endMs - performance.now();

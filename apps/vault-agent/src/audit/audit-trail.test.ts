@@ -49,7 +49,7 @@ async function begin(
   return trail;
 }
 
-async function until(holds: () => boolean, withinMs = 5_000): Promise<void> {
+async function until(holds: () => boolean, withinMs = 30_000): Promise<void> {
   const endMs = performance.now() + withinMs;
   while (!holds()) {
     if (performance.now() > endMs) throw new Error('it did not come to pass in time');
