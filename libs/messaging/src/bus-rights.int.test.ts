@@ -1,6 +1,7 @@
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
 import { nudges } from '@keystead/contracts/nudges';
 import { operations } from '@keystead/contracts/operations';
 import {
@@ -11,6 +12,7 @@ import { connect, type NatsConnection } from '@nats-io/transport-node';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { natsConnection } from './bus-options.ts';
 import { busRights } from './bus-rights.ts';
+import { BusServer } from './bus-server.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'keystead-bus-'));
 const open: NatsConnection[] = [];
@@ -60,6 +62,39 @@ test('a call is asked, heard and answered', async () => {
     timeout: 5_000,
   });
   expect(answer.string()).toBe('here');
+});
+
+test('who stops answers what it has heard, and whoever asks then hears at once that nobody does', async () => {
+  const gateway = await as('gateway');
+  const subject = 'policy.policy-sets.list';
+  const server = new BusServer(
+    natsConnection({ natsUrl: servers.natsUrl('policy'), service: 'policy' }),
+  );
+  const heard = Promise.withResolvers<void>();
+  const ready = Promise.withResolvers<void>();
+  server.addHandler(subject, async () => {
+    heard.resolve();
+    await ready.promise;
+    return 'here';
+  });
+  await new Promise<void>((resolve, reject) => {
+    void server.listen((error) => (error ? reject(error) : resolve()));
+  });
+  const ask = (reply: string) =>
+    gateway.request(subject, JSON.stringify({ id: '1', data: {} }), {
+      noMux: true,
+      reply: `_INBOX.gateway.${reply}`,
+      timeout: 5_000,
+    });
+  const asked = ask('before');
+  await heard.promise;
+  const closed = server.close();
+  // Whoever does not wait for the answer is closed by then.
+  await Promise.race([closed, delay(100)]);
+  ready.resolve();
+  expect((await asked).json()).toMatchObject({ response: 'here', isDisposed: true });
+  await closed;
+  await expect(ask('after')).rejects.toThrow(/no responders/i);
 });
 
 test('every operation can be asked by the gateway, and heard by its service', () => {

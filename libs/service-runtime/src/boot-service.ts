@@ -6,9 +6,10 @@ import 'reflect-metadata';
 import type { ServiceName } from '@keystead/contracts/operation';
 import { AnswerSerializer } from '@keystead/messaging/answer-serializer';
 import { natsConnection } from '@keystead/messaging/bus-options';
+import { BusServer } from '@keystead/messaging/bus-server';
 import type { DynamicModule, INestMicroservice } from '@nestjs/common';
 import { NestFactory } from '@nestjs/core';
-import { type MicroserviceOptions, Transport } from '@nestjs/microservices';
+import type { MicroserviceOptions } from '@nestjs/microservices';
 import { collectDefaultMetrics, Registry } from 'prom-client';
 import { type BaseEnvironment, ConfigurationError } from './environment.ts';
 import { type Check, listenForHealth } from './health.ts';
@@ -34,8 +35,7 @@ export async function bootService<E extends BaseEnvironment>(
     const app = await NestFactory.createMicroservice<MicroserviceOptions>(
       options.module(environment, log, metrics),
       {
-        transport: Transport.NATS,
-        options: {
+        strategy: new BusServer({
           ...natsConnection({
             natsUrl: environment.KEYSTEAD_NATS_URL,
             service: options.service,
@@ -43,7 +43,7 @@ export async function bootService<E extends BaseEnvironment>(
           serializer: new AnswerSerializer((bytes) =>
             log.warn({ bytes }, 'an answer is too large for the bus'),
           ),
-        },
+        }),
         logger: nestLogger(log),
       },
     );
