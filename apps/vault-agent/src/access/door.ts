@@ -127,7 +127,7 @@ export class Door {
   ): Promise<Decision> {
     const errand: Errand = { action, operation: action, resource, effect: 'read' };
     const decision = await this.#decide(caller, errand);
-    await this.#record(caller, errand, 'outcome', 'done', decision);
+    await this.#recordDone(caller, errand, [decision]);
     return decision;
   }
 
@@ -155,7 +155,7 @@ export class Door {
       return this.#fail(caller, errand, [decided], error, begunMs);
     }
     if (answer instanceof Promise) return this.#await(caller, errand, [decided], answer, begunMs);
-    return this.#record(caller, errand, 'outcome', 'done', decided).then(() => {
+    return this.#recordDone(caller, errand, [decided]).then(() => {
       this.#settle(errand, 'done', begunMs);
       return answer;
     });
@@ -198,9 +198,20 @@ export class Door {
     } catch (error) {
       return this.#fail(caller, errand, decisions, error, begunMs);
     }
-    await this.#record(caller, errand, 'outcome', 'done', decisions[0] as Permitted);
+    await this.#recordDone(caller, errand, decisions);
     this.#settle(errand, 'done', begunMs);
     return answer;
+  }
+
+  /** What was read and is not in the audit is told to nobody: it may be read again. */
+  #recordDone(caller: Caller, errand: Errand, decisions: readonly Permitted[]): Promise<void> {
+    const recorded = this.#record(caller, errand, 'outcome', 'done', decisions[0] as Permitted);
+    if (errand.effect === 'write') return recorded;
+    if (decisions.every((decision) => decision.giveBack === undefined)) return recorded;
+    return recorded.catch(async (error: unknown) => {
+      await giveBack(decisions, 'refused');
+      throw error;
+    });
   }
 
   async #fail(
