@@ -54,22 +54,28 @@ test('whatever is wrong with a sign-in, the answer is the same', async () => {
 test('the time of a refusal does not tell whether the address is known', async () => {
   const known: number[] = [];
   const unknown: number[] = [];
-  const emails = await Promise.all(Array.from({ length: 3 }, () => auth.signUp()));
-  for (let round = 0; round < 24; round += 1) {
-    const { email } = emails[round % 3] as { email: string };
-    for (const [times, address] of [
-      [known, email],
-      [unknown, someEmail()],
-    ] as const) {
-      const start = performance.now();
-      expect(await codeOf(signIn({ email: address, password: 'wrong' }))).toBe(
-        'invalid_credentials',
-      );
-      times.push(performance.now() - start);
+  const measure = async (rounds: number) => {
+    const emails = await Promise.all(Array.from({ length: 3 }, () => auth.signUp()));
+    for (let round = 0; round < rounds; round += 1) {
+      const { email } = emails[round % 3] as { email: string };
+      for (const [times, address] of [
+        [known, email],
+        [unknown, someEmail()],
+      ] as const) {
+        const start = performance.now();
+        expect(await codeOf(signIn({ email: address, password: 'wrong' }))).toBe(
+          'invalid_credentials',
+        );
+        times.push(performance.now() - start);
+      }
     }
-  }
-  // The quickest of each: what a busy machine adds to the others says nothing.
-  const ratio = Math.min(...known) / Math.min(...unknown);
+    // The quickest of each: what a busy machine adds to the others says nothing.
+    return Math.min(...known) / Math.min(...unknown);
+  };
+  const isNear = (ratio: number) => ratio > 0.7 && ratio < 1.4;
+  let ratio = await measure(24);
+  // A busy machine needs more of them until both have had a quick one; a difference that is there stays.
+  for (let more = 0; more < 5 && !isNear(ratio); more += 1) ratio = await measure(24);
   expect(ratio).toBeGreaterThan(0.7);
   expect(ratio).toBeLessThan(1.4);
 });
