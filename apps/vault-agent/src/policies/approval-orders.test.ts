@@ -22,7 +22,7 @@ import { closeVaults, openTestVault, testCaller } from '../store/vault.fixture.t
 import { NameReferences } from '../upward/name-references.ts';
 import { ApprovalOrders } from './approval-orders.ts';
 import { ApprovalReports } from './approval-reports.ts';
-import { Approvals } from './approvals.ts';
+import { type ApprovalChange, Approvals } from './approvals.ts';
 import { type PolicyTables, policyMigrations } from './policy-tables.ts';
 
 const authority = await TestAuthority.create();
@@ -238,4 +238,36 @@ test('every change is told once, as keyed hashes, and what could not be kept is 
   for (const name of ['payments', 'db/password', 'eve@example.com', 'cid', 'bob@example.com']) {
     expect(wire).not.toContain(name);
   }
+});
+
+test('however often something changes, one look waits at most, and none begins after the end', async () => {
+  const hanging = Promise.withResolvers<ApprovalChange[]>();
+  let looks = 0;
+  const changing: Pick<Approvals, 'untold' | 'told' | 'onChange'> = {
+    untold: () => {
+      looks += 1;
+      return hanging.promise;
+    },
+    told: async () => undefined,
+    onChange: () => undefined,
+  };
+  const reporting = new ApprovalReports({
+    approvals: changing,
+    names: new NameReferences(randomBytes(32)),
+    record: () => true,
+    log: { debug: () => undefined },
+  });
+  const turn = () => new Promise((resolve) => setImmediate(resolve));
+  for (let change = 0; change < 50; change += 1) {
+    changing.onChange();
+    await turn();
+  }
+  expect(looks).toBe(1);
+  hanging.resolve([]);
+  await turn();
+  expect(looks).toBe(2);
+  await reporting.stop();
+  changing.onChange();
+  await turn();
+  expect(looks).toBe(2);
 });
