@@ -25,6 +25,9 @@ export const backupLimits = {
   retryMostMs: 3_600_000,
   // Restores, drills and verifications of one agent: each holds a file of the backup, a drill a whole vault.
   runsAtOnce: 4,
+  // What came of a run is written again where the store does not answer, over some seconds.
+  noteAttempts: 5,
+  notePauseMs: 300,
   // Runs that are remembered: the oldest go first.
   runsKept: 1_000,
   // The term of the one that does backups, and how often the others look whether it is gone.

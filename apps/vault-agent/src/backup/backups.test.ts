@@ -234,6 +234,21 @@ test('a damaged backup is found, and what it would have restored stays as it is'
   expect(await recount(agent.vault)).toEqual([]);
 });
 
+test('what was restored is not called failed because the store could not be told of it at that moment', async () => {
+  const agent = await filled();
+  const id = await makeBackup(agent);
+  const change = agent.journal.change.bind(agent.journal);
+  let isAway = true;
+  agent.journal.change = async (...given) => {
+    if (!isAway) return change(...given);
+    isAway = false;
+    throw new Error('the store is away');
+  };
+  const run = await restoreFrom(agent, id, { existing: 'replace' });
+  expect(run).toMatchObject({ state: 'succeeded', problem: null });
+  expect(agent.reports.slice(1).map(({ outcome }) => outcome)).toEqual(['succeeded']);
+});
+
 test('restoring an old backup over a newer store is noticed, and done when forced', async () => {
   const agent = await filled();
   const id = await makeBackup(agent);

@@ -8,6 +8,7 @@
 import { rmSync } from 'node:fs';
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
+import { setTimeout as pause } from 'node:timers/promises';
 import type {
   Backup,
   BackupContent,
@@ -388,7 +389,7 @@ export class Backups {
     choice: Choice & Partial<RestoreOrder>,
     work: Work,
   ): Promise<void> {
-    const { journal, door, now, report, onError } = this.#options;
+    const { door, now, report, onError } = this.#options;
     const { openedBy, contents = [], mode, force, acceptUnknownAuthor } = choice;
     const kind = row.kind as 'verify' | 'restore' | 'drill';
     const startedAtMs = now();
@@ -421,8 +422,9 @@ export class Backups {
       attempt: 1,
       bytes,
     };
+    let result: Awaited<ReturnType<Work>> & { author: KnownAuthor };
     try {
-      const result = await door.perform(caller, errand, () =>
+      result = await door.perform(caller, errand, () =>
         this.#stored.withFile(stored, signal, async (file) => {
           const reader = await BackupReader.open(file);
           const { header } = reader;
@@ -434,23 +436,39 @@ export class Backups {
           return { ...(await work(reader, identities, signal, author)), author };
         }),
       );
-      const durationMs = now() - startedAtMs;
-      await journal.change(row.id, {
-        state: 'succeeded',
-        ended_at_ms: now(),
-        result: { bytes, ...result, durationMs },
-      });
-      report({ ...told, outcome: 'succeeded', secrets: result.secrets, durationMs });
     } catch (error) {
       onError?.(error);
       const { code, text } = problemOf(error);
-      await journal.change(row.id, {
+      report({ ...told, outcome: 'gave-up', secrets: 0, durationMs: now() - startedAtMs });
+      await this.#noted(row.id, {
         state: 'failed',
         ended_at_ms: now(),
         problem_code: code,
         problem_text: text,
       });
-      report({ ...told, outcome: 'gave-up', secrets: 0, durationMs: now() - startedAtMs });
+      return;
+    }
+    const durationMs = now() - startedAtMs;
+    report({ ...told, outcome: 'succeeded', secrets: result.secrets, durationMs });
+    await this.#noted(row.id, {
+      state: 'succeeded',
+      ended_at_ms: now(),
+      result: { bytes, ...result, durationMs },
+    });
+  }
+
+  /** What is done is done, also where the store cannot be told of it at that moment. */
+  async #noted(id: string, values: Parameters<BackupJournal['change']>[1]): Promise<void> {
+    const { journal, onError } = this.#options;
+    const { signal } = this.#stopping;
+    for (let attempt = 1; ; attempt += 1) {
+      try {
+        return await journal.change(id, values);
+      } catch (error) {
+        if (attempt >= limits.noteAttempts || signal.aborted) throw error;
+        onError?.(error);
+        await pause(limits.notePauseMs * attempt, undefined, { signal }).catch(() => undefined);
+      }
     }
   }
 
