@@ -84,7 +84,7 @@ export async function startAuth(options: AuthFixtureOptions = {}) {
     options.signUp ?? 'open',
   );
   const sessions = new Sessions(database, work, people, passwords, key, keys);
-  const members = new Members(work, listing, refusals, bus, 'https://keystead.example/');
+  const members = new Members(work, listing, refusals, bus);
 
   const parts = {
     database,
@@ -139,10 +139,10 @@ export async function startAuth(options: AuthFixtureOptions = {}) {
       transaction.outbox.findMany({ where: { topic: 'mail.requested' }, orderBy: { id: 'desc' } }),
     );
     const mail = rows
-      .map((row) => row.payload as { to: string; data: { acceptUrl: string } })
+      .map((row) => row.payload as { to: string; data: { token: string } })
       .find(({ to }) => to === email);
     if (!mail) throw new Error(`no mail to ${email}`);
-    return new URL(mail.data.acceptUrl).hash.replace('#token=', '');
+    return mail.data.token;
   }
 
   /** A member who has accepted, signed in. */

@@ -13,7 +13,7 @@ import { ExpiredRows } from './expiry/expired-rows.ts';
 import { RemoveExpiredJob } from './expiry/remove-expired.job.ts';
 import { Invitations } from './members/invitations.ts';
 import { MembersBus } from './members/members.nats.ts';
-import { Members, PUBLIC_URL } from './members/members.ts';
+import { Members } from './members/members.ts';
 import { OrganizationsBus } from './organizations/organizations.nats.ts';
 import { Organizations, SIGN_UP } from './organizations/organizations.ts';
 import { Passwords } from './passwords/passwords.ts';
@@ -42,7 +42,6 @@ export class AuthModule {
       controllers: [OrganizationsBus, SessionsBus, MembersBus, ApiKeysBus, AuditEventsBus],
       providers: [
         { provide: SIGN_UP, useValue: config.KEYSTEAD_SIGN_UP },
-        { provide: PUBLIC_URL, useValue: config.KEYSTEAD_PUBLIC_URL },
         { provide: Passwords, useValue: new Passwords() },
         { provide: ThrottleRedis, useValue: new ThrottleRedis(config.KEYSTEAD_REDIS_URL, log) },
         {

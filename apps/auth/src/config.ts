@@ -13,8 +13,6 @@ export const readConfig = (environment: NodeJS.ProcessEnv = process.env) =>
         .min(1)
         .max(1_000_000)
         .default(limits.signUpsPerAddressPerHour),
-      /** Where people reach the installation; invitations link to it. */
-      KEYSTEAD_PUBLIC_URL: z.url({ protocol: /^https?$/ }).default('http://localhost:8080'),
     },
     environment,
   );

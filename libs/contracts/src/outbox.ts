@@ -41,11 +41,39 @@ export const outboxTopics = {
     state: z.enum(['raised', 'cleared']),
   }),
   /** A single mail of the control plane itself. */
-  'mail.requested': z.object({
-    template: z.enum(['member.invitation', 'email.confirmation', 'channel.disabled']),
-    to: z.string(),
-    data: z.record(z.string(), z.string()),
-  }),
+  'mail.requested': z.discriminatedUnion('template', [
+    z.object({
+      template: z.literal('member.invitation'),
+      to: z.string(),
+      data: z.object({
+        organizationName: z.string(),
+        invitedBy: z.string(),
+        role: z.string(),
+        token: z.string(),
+      }),
+    }),
+    z.object({
+      template: z.literal('email.confirmation'),
+      to: z.string(),
+      data: z.object({
+        organizationName: z.string(),
+        channelName: z.string(),
+        token: z.string(),
+      }),
+    }),
+    z.object({
+      template: z.literal('channel.disabled'),
+      to: z.string(),
+      data: z.object({
+        organizationName: z.string(),
+        channelId: z.string(),
+        channelName: z.string(),
+        reason: z.enum(['gone', 'failing']),
+        failingSince: z.string().nullable(),
+        lastAnswer: z.string().nullable(),
+      }),
+    }),
+  ]),
   /** A gateway could not hear; for the installation's operators. */
   'installation.deaf': z.object({
     gatewayId: z.uuid(),

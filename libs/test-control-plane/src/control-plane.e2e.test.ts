@@ -1,6 +1,7 @@
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { type ControlPlane, startControlPlane } from './control-plane.ts';
 import { serviceNames } from './infrastructure/infrastructure.ts';
+import { Api } from './installation/api.ts';
 
 let controlPlane: ControlPlane;
 beforeAll(async () => {
@@ -49,4 +50,29 @@ test('a real agent enrols, comes online, and says goodbye when it is stopped', a
   await expect.poll(status, { timeout: 20_000 }).toEqual(['payments-1 online']);
   await agent.stop();
   await expect.poll(status, { timeout: 20_000 }).toEqual(['payments-1 stopped']);
+});
+
+test('a colleague comes in by the link of the mail that invites, and acts for the organization', async () => {
+  const { api } = await controlPlane.signUp('Inviting');
+  const email = 'colleague@inviting.example';
+  await api.post('/v1/members', { name: 'Carla Colleague', email, role: 'admin' });
+  const mail = await controlPlane.inbox.waitFor(
+    (message) => message.email?.to.includes(email) ?? false,
+    30_000,
+  );
+  expect(mail.subject).toMatch(/^Owner.* invites you to Inviting$/);
+  const link = new URL(
+    /http:\S+\/v1\/invitations\/accept#\S+/.exec(mail.email?.text ?? '')?.[0] ?? '',
+  );
+  expect((await fetch(link)).status).toBe(200);
+  const token = new URLSearchParams(link.hash.slice(1)).get('token');
+  const password = 'a long enough password';
+  const anybody = new Api(controlPlane.apiUrl);
+  await anybody.post(link.pathname, { token, password });
+  const session = await anybody.post<{ accessToken: string }>('/v1/sessions', { email, password });
+  const colleague = new Api(controlPlane.apiUrl, session.accessToken);
+  expect(await colleague.get('/v1/me')).toMatchObject({
+    organization: { name: 'Inviting' },
+    role: 'admin',
+  });
 });

@@ -17,8 +17,6 @@ import { Inject, Injectable } from '@nestjs/common';
 import { Refusals } from '../refusals/refusals.ts';
 import { ruleOnMember } from './ownership.ts';
 
-export const PUBLIC_URL = Symbol('PUBLIC_URL');
-
 @Injectable()
 export class Members {
   constructor(
@@ -26,7 +24,6 @@ export class Members {
     @Inject(Listing) private readonly listing: Listing,
     @Inject(Refusals) private readonly refusals: Refusals,
     @Inject(Bus) private readonly bus: Pick<Bus, 'nudge'>,
-    @Inject(PUBLIC_URL) private readonly publicUrl: string,
   ) {}
 
   async list(
@@ -80,7 +77,7 @@ export class Members {
             organizationName: organization.name,
             invitedBy: ctx.actor.name,
             role,
-            acceptUrl: acceptUrl(this.publicUrl, token.text),
+            token: token.text,
           },
         });
         note({
@@ -192,11 +189,6 @@ const most = limits.membersPerOrganization;
 const roleOf = (ctx: TenantCtx) => roleSchema.parse(ctx.role);
 const notTheirs = (role: string) =>
   new ServiceError('permission_denied', { detail: `this role may not hand out or take ${role}` });
-
-/** The token stands in the fragment: it reaches the page, but no log of a server in between. */
-function acceptUrl(publicUrl: string, token: string): string {
-  return `${publicUrl.replace(/\/+$/, '')}/v1/invitations/accept#token=${token}`;
-}
 
 /** Changes of members wait for each other: two owners cannot remove one another at once. */
 async function hold(transaction: Transaction, organizationId: string): Promise<{ name: string }> {

@@ -112,42 +112,35 @@ function requested(
   { template, data }: OutboxPayload<'mail.requested'>,
 ): NoticeMessage {
   const at = new Date().toISOString();
-  const field = (name: string) => data[name] ?? '';
-  const organizationName = field('organizationName');
+  const { organizationName } = data;
   switch (template) {
-    case 'email.confirmation':
+    case 'email.confirmation': {
+      const { channelName, token } = data;
+      const confirmUrl = linkWithToken(publicUrl, '/v1/channels/confirm', token);
+      return { type: template, at, organizationName, channelName, confirmUrl };
+    }
+    case 'member.invitation': {
+      const { invitedBy, role, token } = data;
+      const acceptUrl = linkWithToken(publicUrl, '/v1/invitations/accept', token);
+      return { type: template, at, organizationName, invitedBy, role, acceptUrl };
+    }
+    case 'channel.disabled': {
+      const { channelId, channelName, reason, failingSince, lastAnswer } = data;
+      const id = organizationUuid === null ? '' : toId('organization', organizationUuid);
       return {
         type: template,
         at,
-        organizationName,
-        channelName: field('channelName'),
-        confirmUrl: linkWithToken(publicUrl, '/v1/channels/confirm', field('token')),
+        organization: { id, name: organizationName },
+        channel: { id: channelId, name: channelName },
+        reason,
+        failingSince,
+        lastAnswer,
       };
-    case 'member.invitation':
-      return {
-        type: template,
-        at,
-        organizationName,
-        invitedBy: field('inviterName'),
-        role: field('role'),
-        acceptUrl: linkWithToken(publicUrl, '/v1/invitations/accept', field('token')),
-      };
-    case 'channel.disabled':
-      return {
-        type: template,
-        at,
-        organization: {
-          id: organizationUuid === null ? '' : toId('organization', organizationUuid),
-          name: organizationName,
-        },
-        channel: { id: field('channelId'), name: field('channelName') },
-        reason: field('reason') === 'gone' ? 'gone' : 'failing',
-        failingSince: field('failingSince') || null,
-        lastAnswer: field('lastAnswer') || null,
-      };
+    }
   }
 }
 
+/** The token stands in the fragment: it reaches the page, but no log of a server in between. */
 function linkWithToken(publicUrl: string, path: string, token: string): string {
-  return `${publicUrl.replace(/\/+$/, '')}${path}?token=${encodeURIComponent(token)}`;
+  return `${publicUrl.replace(/\/+$/, '')}${path}#token=${encodeURIComponent(token)}`;
 }

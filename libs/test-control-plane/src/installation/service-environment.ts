@@ -54,7 +54,7 @@ export function serviceEnvironment(
       KEYSTEAD_AGENT_ENDPOINT: settings.agentEndpoint,
       KEYSTEAD_PUBLIC_URL: settings.publicUrl,
     },
-    auth: { KEYSTEAD_SIGN_UP: settings.signUp, KEYSTEAD_PUBLIC_URL: settings.publicUrl },
+    auth: { KEYSTEAD_SIGN_UP: settings.signUp },
     'vault-registry': {
       KEYSTEAD_CA_KEY_FILE: keys.certificateAuthorityKeyFile,
       KEYSTEAD_AGENT_ENDPOINT: settings.agentEndpoint,
