@@ -7,7 +7,7 @@
  *
  * Guarantees: an event leaves the queue only by its receipt; a renewed certificate replaces the old
  * one only after a session was opened with it; retries are spread, and the server's own delay is
- * kept to the letter.
+ * kept to the letter, up to an hour.
  */
 import { X509Certificate } from 'node:crypto';
 import {
