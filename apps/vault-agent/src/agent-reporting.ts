@@ -64,7 +64,9 @@ export class AgentReporting {
     this.#commands = new CommandsLog({ logFile: trail.logFile, onHead: this.upward.head, log });
     door.onSettled(this.upward.settled);
     trail.onFact(this.upward.recorded);
-    this.forwarding = new AuditForwarding(destinationsOf(loaded, options.readVariable), log);
+    this.forwarding = new AuditForwarding(destinationsOf(loaded, options.readVariable), log, {
+      through: () => trail.sequence,
+    });
     const suspicion = effectiveSuspicion(loaded);
     this.#lockouts = new Lockouts(lockoutsFileOf(loaded), log);
     this.#suspicions = new SuspicionGuard({

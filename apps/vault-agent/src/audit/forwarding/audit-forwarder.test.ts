@@ -28,7 +28,11 @@ async function begin(rotationBytes = 20_000): Promise<{ logFile: string; trail: 
   return { logFile, trail };
 }
 
-function forward(logFile: string, destination: Destination): AuditForwarder {
+function forward(
+  logFile: string,
+  destination: Destination,
+  through?: () => number | undefined,
+): AuditForwarder {
   const forwarder = new AuditForwarder({
     logFile,
     source: 'agent',
@@ -37,6 +41,7 @@ function forward(logFile: string, destination: Destination): AuditForwarder {
     log: pino({ level: 'silent' }),
     everyMs: 20,
     firstPauseMs: 50,
+    through,
   });
   forwarder.start();
   cleanUp.push(() => forwarder.stop());
@@ -195,6 +200,21 @@ test('a position of another chain is none: after a log was replaced all of the n
   await until(() => holdsAll(receiver, logFile));
 });
 
+test('what is not on the disk yet is not sent: after a power cut another entry may have its number', async () => {
+  const receiver = await (receivers['a file'] as () => Promise<Receiver>)();
+  const { logFile, trail } = await begin();
+  await record(trail, 0, 20);
+  let synced: number | undefined = 7;
+  const forwarder = forward(logFile, receiver.destination(), () => synced);
+  await until(() => forwarder.confirmed === 7);
+  expect(receiver.lines()).toEqual(logged(logFile).slice(0, 7));
+  synced = 9;
+  await until(() => forwarder.confirmed === 9);
+  expect(receiver.lines()).toEqual(logged(logFile).slice(0, 9));
+  synced = undefined;
+  await hasExactly(receiver, logFile);
+});
+
 test('what was only read when it is stopped is not sent, nor taken for sent', async () => {
   const make = receivers['a file'] as () => Promise<Receiver>;
   const receiver = await make();
@@ -266,7 +286,10 @@ test('what is turned on while it runs gets what is kept, goes on where it was af
     positionFile: `${logFile}.forward-${name}.json`,
     open: receiver.destination,
   }));
-  const forwarding = new AuditForwarding(destinations, pino({ level: 'silent' }), 20);
+  const forwarding = new AuditForwarding(destinations, pino({ level: 'silent' }), {
+    everyMs: 20,
+    through: () => trail.sequence,
+  });
   cleanUp.push(() => forwarding.stop());
   forwarding.start();
   await record(trail, 0, 20);

@@ -30,6 +30,8 @@ export interface AuditForwarderOptions {
   positionFile: string;
   destination: Destination;
   log: Logger;
+  /** The last entry that is on the disk; undefined where that is not known. */
+  through?: (() => number | undefined) | undefined;
   monotonicNow?: () => number;
   everyMs?: number;
   firstPauseMs?: number;
@@ -142,7 +144,7 @@ export class AuditForwarder {
     try {
       while (!this.#stopping) {
         const readBefore = this.#position.sequence;
-        const lines = await this.#position.read();
+        const lines = await this.#position.read(this.#options.through?.());
         if (this.#stopping) {
           // Not sent, so not to be taken for sent by the last confirmation.
           this.#position.rewind(readBefore, this.#chain);

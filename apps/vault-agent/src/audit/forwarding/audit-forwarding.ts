@@ -11,10 +11,16 @@ import type { DeclaredDestination } from './declared-destinations.ts';
 import { forwardingLimits } from './forwarding-limits.ts';
 import type { DestinationOfLog } from './named-destinations.ts';
 
+export interface AuditForwardingOptions {
+  /** The last entry of the agent's own log that is on the disk. */
+  through?: () => number | undefined;
+  everyMs?: number;
+}
+
 export class AuditForwarding {
   readonly #destinations: readonly DestinationOfLog[];
   readonly #log: Logger;
-  readonly #everyMs: number | undefined;
+  readonly #options: AuditForwardingOptions;
   /** By the file of the position, which two must not write. */
   readonly #running = new Map<string, AuditForwarder>();
   readonly #ending = new Map<string, Promise<void>>();
@@ -22,10 +28,14 @@ export class AuditForwarding {
   #told = '';
   #state: 'new' | 'running' | 'stopped' = 'new';
 
-  constructor(destinations: readonly DestinationOfLog[], log: Logger, everyMs?: number) {
+  constructor(
+    destinations: readonly DestinationOfLog[],
+    log: Logger,
+    options: AuditForwardingOptions = {},
+  ) {
     this.#destinations = destinations;
     this.#log = log;
-    this.#everyMs = everyMs;
+    this.#options = options;
   }
 
   /** Those that a policy set can turn on, or that are on and have a name. */
@@ -91,6 +101,7 @@ export class AuditForwarding {
       });
       this.#ending.set(file, ended);
     }
+    const { everyMs, through } = this.#options;
     for (const [file, { logFile, source, positionFile, open, isOn }] of wanted) {
       if (this.#running.has(file) || this.#ending.has(file)) continue;
       const destination = open();
@@ -100,7 +111,8 @@ export class AuditForwarding {
         positionFile,
         destination,
         log: this.#log,
-        ...(this.#everyMs === undefined ? {} : { everyMs: this.#everyMs }),
+        through: source === 'agent' ? through : undefined,
+        ...(everyMs === undefined ? {} : { everyMs }),
       });
       this.#running.set(file, forwarder);
       forwarder.start();

@@ -41,8 +41,12 @@ export class LogPosition {
     this.#hint = undefined;
   }
 
-  /** The next lines, moved past; empty where there are none yet. */
-  async read(): Promise<ForwardedLine[]> {
+  /**
+   * The next lines, moved past; empty where there are none yet.
+   * @param through what comes after this entry is not on the disk yet: a power cut may take it away, and
+   * another one have its number
+   */
+  async read(through = Number.POSITIVE_INFINITY): Promise<ForwardedLine[]> {
     const file = await this.#file();
     if (file === undefined) return [];
     if (file.firstSequence > this.#sequence + 1) {
@@ -65,8 +69,12 @@ export class LogPosition {
         while (at < piece.bytes.length) {
           const end = piece.bytes.indexOf(0x0a, at);
           const line = piece.bytes.subarray(at, end);
-          at = end + 1;
           const sequence = sequenceOf(line);
+          if (sequence !== undefined && sequence > through) {
+            this.#hint = { firstSequence: file.firstSequence, offset: piece.start + at };
+            return lines;
+          }
+          at = end + 1;
           if (sequence === undefined || sequence <= this.#sequence) continue;
           lines.push({ sequence, text: line.toString() });
           bytesRead += line.length;
