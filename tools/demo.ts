@@ -7,6 +7,7 @@
 import { randomBytes } from 'node:crypto';
 import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join, relative } from 'node:path';
+import { alertKinds } from '@keystead/contracts/monitoring';
 import { AgentProcess } from '@keystead/test-control-plane/installation/agent-process';
 import {
   type Api,
@@ -21,13 +22,6 @@ import { dim, root, say, step, yellow } from './terminal.ts';
 export const offlineAfterSeconds = 45;
 const groupWaitSeconds = 10;
 const vaultNames = ['payments', 'reporting', 'backups'] as const;
-const events = [
-  'vault.offline',
-  'vault.degraded',
-  'vault.recovered',
-  'vault.stopped',
-  'agent.duplicated',
-];
 
 interface Organization {
   readonly name: string;
@@ -157,7 +151,7 @@ async function ensureChannels(
     const { id } = await api.post<{ id: string }>('/v1/subscriptions', {
       name: 'Everything to everybody',
       channelIds: Object.values(channels).map((channel) => channel.id),
-      events,
+      events: [...alertKinds],
     });
     state.subscriptionId = id;
     save();
