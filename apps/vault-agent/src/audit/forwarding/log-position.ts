@@ -50,10 +50,10 @@ export class LogPosition {
     const file = await this.#file();
     if (file === undefined) return [];
     if (file.firstSequence > this.#sequence + 1) {
-      const through = file.firstSequence - 1;
-      this.skipped += Math.max(0, through - Math.max(this.#sequence, this.#skippedThrough));
-      this.#skippedThrough = through;
-      this.#sequence = through;
+      const gone = file.firstSequence - 1;
+      this.skipped += Math.max(0, gone - Math.max(this.#sequence, this.#skippedThrough));
+      this.#skippedThrough = gone;
+      this.#sequence = gone;
     }
     const handle = await open(file.path, 'r');
     try {
